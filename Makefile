@@ -1,0 +1,73 @@
+# What people run. Everything happens in .venv, made from the hashed locks with the machine's own Python;
+# packages come from whichever index pip is set up for. PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+DEMO_SECONDS ?= 120
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: docs help demo test lint types imports unit test-servers bench lock wheel format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
+
+$(VENV)/made:
+	@sh requirements/check-python.sh $(PYTHON)
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/demo: $(VENV)/made requirements/demo.lock pyproject.toml
+	@echo "installing requirements/demo.lock"
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements/demo.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@echo "compiling the kernels"
+	@$(BIN)/cutbank warm
+	@touch $@
+
+$(VENV)/dev: $(VENV)/demo requirements/dev.lock
+	@echo "installing requirements/dev.lock"
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements/dev.lock
+	@touch $@
+
+demo: $(VENV)/demo ## trades in, anomalies out, for DEMO_SECONDS=120 seconds; ARGS="--report report.html" passes options
+	@$(BIN)/cutbank demo --seconds $(DEMO_SECONDS) $(ARGS)
+
+test: lint types imports unit ## lint, format, types, import contracts, all tests that need no server
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+imports: $(VENV)/dev
+	$(BIN)/lint-imports
+
+unit: $(VENV)/dev
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+
+test-servers: $(VENV)/dev ## tests that need a broker, a container engine or an API server: none yet
+	@echo "test-servers: the embedded transport and the file-system store need no server; nothing to run"
+
+bench: $(VENV)/dev ## records/s of the embedded pipeline and of each stage alone, peak memory; JSON on the last line
+	@$(BIN)/python -m benchmarks
+
+lock: $(VENV)/dev ## compile requirements/*.in to hashed locks, for every platform, without index addresses
+	@sh requirements/compile.sh ../$(BIN)/uv
+
+wheel: $(VENV)/dev ## build dist/*.whl
+	@$(BIN)/uv build --wheel --quiet --no-build-isolation --python $(BIN)/python --out-dir dist .
+
+docs: $(VENV)/dev ## write the pages of docs/ that follow from the code
+	@$(BIN)/python docs/generate.py
+
+format: $(VENV)/dev ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what make made, but not data/
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,37 @@
+"""Writes the pages of docs/ that follow from the code: `make docs`. tests/unit/test_docs.py fails when one is stale."""
+
+import sys
+from pathlib import Path
+
+from cutbank.cli.services import load_services
+from cutbank.cli.settings import markdown, shared_rows
+from cutbank.runtime.metrics import metrics_markdown
+
+FOLDER = Path(__file__).parent
+
+
+def pages() -> dict[str, str]:
+    """File name and text of every generated page."""
+    return {
+        "settings.md": (
+            "# Settings\n\nEvery setting of every service: an environment variable and an option. The option wins. "
+            "Written by `make docs` from the\nsettings' own declarations; `cutbank settings` prints the same.\n\n"
+            + markdown(shared_rows(load_services()))
+            + "\n"
+        ),
+        "metrics.md": (
+            "# Metrics\n\nWhat `/metrics` of each service shows, for Prometheus. Written by `make docs` from "
+            "`runtime/metrics.py`.\n\n" + metrics_markdown()
+        ),
+    }
+
+
+def main() -> int:
+    """Write them."""
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

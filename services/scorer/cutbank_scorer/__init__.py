@@ -1,0 +1,1 @@
+"""The scorer service: trades in, anomalies and errors out."""

@@ -1,0 +1,47 @@
+"""The scorer as a service: opens the log and the state store, and scores until told to stop. Owns nothing else.
+
+Event-loop only.
+"""
+
+from cutbank.objects import open_store
+from cutbank.pipeline.scoring import run_scorer
+from cutbank.pipeline.spec import load_spec
+from cutbank.runtime.service import Runtime, Service
+from cutbank.transports import open_transport
+from cutbank_scorer.settings import ScorerSettings
+
+
+async def run(settings: ScorerSettings, runtime: Runtime) -> None:
+    """Score as the settings and the spec say. Raises CutbankErrors; wrong settings, spec or store as UsageError."""
+    spec = load_spec(settings.spec)
+    clock, metrics = runtime.clock, runtime.metrics
+    runtime.health.ready("scorer", ok=False, why="starting")
+    async with (
+        open_transport(settings.transport_url, clock=clock, metrics=metrics) as transport,
+        open_store(settings.state_url, clock=clock, metrics=metrics) as state_store,
+    ):
+        await run_scorer(
+            transport,
+            state_store,
+            spec,
+            settings,
+            clock=clock,
+            metrics=metrics,
+            stop=runtime.stop,
+            rng=runtime.rng,
+            on_ready=lambda: runtime.health.ready("scorer", ok=True),
+        )
+
+
+SERVICE = Service(
+    name="score",
+    summary="Score a stream and publish its anomalies and bad records.",
+    examples=(
+        "cutbank score",
+        "cutbank score --spec cutbank.toml --emit all",
+        "cutbank score --transport-url local:///var/lib/cutbank/log.db --state-url file:///var/lib/cutbank/state",
+        "cutbank score --on-lost-state new_run",
+    ),
+    settings=ScorerSettings,
+    run=run,
+)

@@ -1,0 +1,52 @@
+"""The sink's settings. Values only; the limits themselves are checked by `SinkConfig`, in one place."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cutbank.pipeline.sinking import SinkConfig
+from cutbank.pipeline.spec import PipelineSpec
+from cutbank.runtime.settings import ServiceSettings
+from cutbank.transports.base import Start
+
+MIB = 1 << 20
+
+
+class SinkSettings(ServiceSettings):
+    """Settings of `cutbank sink` and `python -m cutbank_sink`. All may change at any restart but the store's URL."""
+
+    store_url: str = Field(default="file://data/anomalies", min_length=1)
+    """Root of the objects: file://FOLDER. The claims in it decide what has been sunk: another root begins anew."""
+    stretch_bytes_max: int = Field(default=16 * MIB, ge=64 << 10, le=128 * MIB)
+    """Largest object, bytes, 65536 to 134217728; a minute with more gets several."""
+    stretch_records_max: int = Field(default=500_000, ge=1, le=10_000_000)
+    """Most records of an object, 1 to 10000000."""
+    held_bytes_max: int = Field(default=256 * MIB, ge=4 * MIB, le=1 << 40)
+    """Most memory for records that are not yet in objects, all partitions together, bytes, from 4194304 on."""
+    grace_ms: int = Field(default=2000, ge=0, le=3_600_000)
+    """How long after a minute's end, by the broker's clock, its last records are waited for, ms, 0 to 3600000."""
+    flush_on_stop: bool = False
+    """Make an object of what is held when stopped; else the next start reads it again and fills the minute."""
+    accept_lost: bool = False
+    """Go on where records are past retention and objects missing, and record the loss in the store."""
+    sink_start: Literal["earliest", "latest", "timestamp"] = "earliest"
+    """Where a partition without claims begins: the oldest record, the next one, or at sink_start_timestamp_ms."""
+    sink_start_timestamp_ms: int = Field(default=0, ge=0)
+    """With sink_start=timestamp: milliseconds since the epoch, UTC."""
+    stream_wait_s: float = Field(default=60.0, ge=0.0, le=86_400.0, allow_inf_nan=False)
+    """Seconds to wait at start for the stream to exist, 0 to 86400: services start in any order."""
+
+    def config(self, spec: PipelineSpec) -> SinkConfig:
+        """What these settings mean for a pipeline."""
+        return SinkConfig(
+            pipeline=spec.name,
+            stream=spec.destination,
+            start=Start(at=self.sink_start, timestamp_ms=self.sink_start_timestamp_ms),
+            stretch_bytes_max=self.stretch_bytes_max,
+            stretch_records_max=self.stretch_records_max,
+            held_bytes_max=self.held_bytes_max,
+            grace_ms=self.grace_ms,
+            flush_on_stop=self.flush_on_stop,
+            accept_lost=self.accept_lost,
+            stream_wait_s=self.stream_wait_s,
+        )

@@ -1,0 +1,33 @@
+"""The one visible list of object stores, by the scheme of their URL. Owns the choice, nothing else.
+
+An opener imports what its store needs, so that a store's libraries are loaded only by those who use it.
+"""
+
+from collections.abc import Callable
+
+from cutbank.clock import Clock
+from cutbank.errors import UsageError
+from cutbank.metrics import Metrics
+from cutbank.objects.base import ObjectStore
+
+
+def _open_file(url: str, clock: Clock, metrics: Metrics) -> ObjectStore:
+    from cutbank.objects.filesystem import FileSystemStore, path_from_url
+
+    return FileSystemStore(path_from_url(url), clock=clock, metrics=metrics)
+
+
+STORES: dict[str, Callable[[str, Clock, Metrics], ObjectStore]] = {"file": _open_file}
+"""Scheme to opener. An opener does no I/O; the store does when it is entered or used."""
+
+
+def open_store(url: str, *, clock: Clock, metrics: Metrics) -> ObjectStore:
+    """The store that `url` names, to be entered with `async with`: `file:///absolute/folder`, `file://relative/folder`.
+
+    Raises UsageError for a scheme that is not in `STORES` or a URL that its store does not understand.
+    """
+    scheme, found, _ = url.partition("://")
+    if not found or scheme not in STORES:
+        known = ", ".join(f"{name}://" for name in STORES)
+        raise UsageError(f"object store {url!r}: unknown kind; the URL begins with one of: {known}")
+    return STORES[scheme](url, clock, metrics)

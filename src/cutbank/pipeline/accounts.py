@@ -1,0 +1,149 @@
+"""What a recount found: the accounts of a pipeline, as values. Owns the names of everything that can be wrong.
+
+Two equations must hold, record by record and not only as sums: every record of the source is scored or in the error
+stream, exactly once; every anomaly is one line in the objects, byte for byte as it was published. Values only; no I/O.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+from cutbank.records import Position, position_from_text, position_text
+
+EXAMPLES_MAX = 5
+"""How many examples a finding names; the rest is counted."""
+
+
+class Side(Enum):
+    """The equation that a finding breaks."""
+
+    RECORDS = "records produced = scored + errors"
+    ANOMALIES = "anomalies scored = anomalies in objects"
+
+
+class FindingKind(Enum):
+    """What can be wrong: its name, the equation that it breaks, what it says."""
+
+    def __init__(self, label: str, side: Side, meaning: str) -> None:
+        self.label = label
+        self.side = side
+        self.meaning = meaning
+
+    NOT_PROCESSED = ("not processed yet", Side.RECORDS, "records that the scorer has not come to: it still lags")
+    LOST = ("lost record", Side.RECORDS, "records that the scorer has passed, neither scored nor in the error stream")
+    SCORED_TWICE = ("scored twice", Side.RECORDS, "records with more than one line in [scores]")
+    REFUSED_TWICE = ("refused twice", Side.RECORDS, "records with more than one line in [errors]")
+    SCORED_AND_REFUSED = ("scored and refused", Side.RECORDS, "records both in [scores] and in [errors]")
+    OF_NO_RECORD = ("of no record", Side.RECORDS, "lines in [scores] or [errors] whose SOURCE is no record")
+    UNREADABLE_RECORD = ("unreadable line in the log", Side.RECORDS, "lines in the log that are not as they should be")
+    NOT_PUBLISHED = ("anomaly not published", Side.ANOMALIES, "scores over the threshold that are not in [anomalies]")
+    PUBLISHED_TWICE = ("anomaly published twice", Side.ANOMALIES, "anomalies that are in [anomalies] more than once")
+    NEVER_SCORED = ("anomaly never scored", Side.ANOMALIES, "anomalies in [anomalies] with no such score in [scores]")
+    DIFFERS = ("anomaly differs", Side.ANOMALIES, "anomalies whose line in [anomalies] is not that in [scores]")
+    NOT_WRITTEN = ("not written yet", Side.ANOMALIES, "anomalies that the sink has not come to: it still lags")
+    MISSING_LINE = ("missing line", Side.ANOMALIES, "anomalies that the sink has passed and that are in no object")
+    DOUBLED_LINE = ("doubled line", Side.ANOMALIES, "anomalies that are in the objects more than once")
+    MISSING_OBJECT = ("missing object", Side.ANOMALIES, "objects that a claim names and that are not there")
+    GIVEN_UP = ("given up for lost", Side.ANOMALIES, "stretches of [anomalies] that a setting gave up")
+    UNREADABLE_CLAIM = ("unreadable claim", Side.ANOMALIES, "claims that can't be read")
+    ALTERED_LINE = ("altered line", Side.ANOMALIES, "lines in objects that differ from what was published")
+    FOREIGN_LINE = ("foreign line", Side.ANOMALIES, "lines in objects that are no anomaly of this pipeline")
+    UNREADABLE_LINE = ("unreadable line", Side.ANOMALIES, "lines in objects that are no JSON row with a SOURCE")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, how often, and where for example."""
+
+    kind: FindingKind
+    count: int
+    examples: tuple[str, ...]
+    """Up to `EXAMPLES_MAX` places."""
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.kind.label}: {self.count:,} ({self.kind.meaning}): {'; '.join(self.examples)}{more}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Anomalies found against the producer's labels, over all scored records, warm-up left out."""
+
+    warm_up: int
+    """Records left out: the leading ones of each run whose score is 0."""
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the anomalies found that are labelled so; None where none was found."""
+        found = self.true_positives + self.false_positives
+        return self.true_positives / found if found else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the labelled anomalies that were found; None where none is labelled."""
+        labelled = self.true_positives + self.false_negatives
+        return self.true_positives / labelled if labelled else None
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """What lies in the log and in the objects."""
+
+    produced: int
+    """Records of the source that are retained."""
+    scored: int
+    """Distinct records in [scores] (a record too large to publish as an anomaly counts as an error)."""
+    errors: int
+    """Distinct records in [errors]."""
+    errors_by_reason: tuple[tuple[str, int], ...]
+    """Most frequent first."""
+    anomalies: int
+    """Records scored over the threshold."""
+    lines: int
+    """Lines in the data objects, those of records past retention left out."""
+    objects: tuple[str, ...]
+    """Keys of the data objects, in order."""
+    past_retention: int
+    """Lines about records that the log no longer holds: beyond checking, left out of everything above."""
+    findings: tuple[Finding, ...]
+    """Everything that is wrong; empty when the accounts balance."""
+    quality: Quality | None
+    """None where there are no labels."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether nothing at all is wrong."""
+        return not self.findings
+
+    def holds(self, side: Side) -> bool:
+        """Whether one equation holds, record by record."""
+        return not any(finding.kind.side is side for finding in self.findings)
+
+
+class SourceId(NamedTuple):
+    """An anomaly's identity, as its SOURCE says."""
+
+    partition: str
+    position: int
+    run: int
+    ordinal: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}/{position_text(Position(self.position))} (run {self.run})"
+
+
+def source_id(row: Any) -> SourceId:
+    """The SOURCE of a decoded line. Raises ValueError when it has none."""
+    try:
+        source = row["SOURCE"]
+        run, ordinal, partition = source["run"], source["ordinal"], source["partition"]
+        position = position_from_text(source["position"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("no SOURCE") from None
+    if type(run) is not int or type(ordinal) is not int or type(partition) is not str:
+        raise ValueError("not a SOURCE")
+    return SourceId(partition, position, run, ordinal)

@@ -1,0 +1,381 @@
+"""Recounts what a pipeline did, from the log and the objects alone. Shares no counter with a service.
+
+Reads all of [source], [scores], [errors], [anomalies] and every data object, and follows each record through them.
+Needs a scorer that publishes every score (`emit = all`), services that have stopped, and a root of this pipeline alone.
+
+Memory: 9 bytes a record of the source where positions fit 64 bits (about 70 where they do not), about 100 a label,
+about half a kilobyte an anomaly, and one object at a time. Event-loop only, one caller; it writes nothing.
+"""
+
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, MutableSequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cutbank.errors import PartitionStopped, PositionLost
+from cutbank.objects.base import ObjectStore
+from cutbank.pipeline.accounts import EXAMPLES_MAX, Accounts, Finding, FindingKind, Quality, SourceId, source_id
+from cutbank.pipeline.sinking.inspect import claims, data_objects, losses
+from cutbank.pipeline.spec import PipelineSpec
+from cutbank.records import Batch, Partition, Position, position_text
+from cutbank.transports.base import StreamInfo, Transport
+
+READ_RECORDS_MAX = 10_000
+"""Records asked for in one read."""
+
+READ_BYTES_MAX = 8 << 20
+"""Bytes of values asked for in one read."""
+
+RECOUNTS_MAX = 3
+"""How often a count is begun again because retention overtook it."""
+
+
+async def recount(transport: Transport, store: ObjectStore, spec: PipelineSpec, *, labels: str | None) -> Accounts:
+    """Count everything. `labels` is the stream that holds the producer's labels, None for none.
+
+    Raises StreamMissing, StreamUnavailable, StoreUnavailable; PositionLost when retention overtook every attempt.
+    """
+    for _ in range(RECOUNTS_MAX - 1):
+        try:
+            return await _Recount(transport, store, spec).run(labels)
+        except PositionLost:
+            continue
+    return await _Recount(transport, store, spec).run(labels)
+
+
+async def read_all(transport: Transport, info: StreamInfo) -> AsyncIterator[Batch]:
+    """Everything that a stream held when it was described, a partition after the other. Raises PositionLost."""
+    for part in info.partitions:
+        position = part.oldest
+        while position < part.end:
+            batch = await transport.read(
+                part.partition, position, records_max=READ_RECORDS_MAX, bytes_max=READ_BYTES_MAX
+            )
+            if batch.end <= position:
+                break
+            position = batch.end
+            yield batch.before(part.end)
+
+
+_SCORED, _REFUSED, _TOO_LARGE, _WARM_UP, _FLAGGED, _LABELLED = (1 << bit for bit in range(6))
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """One source partition: its positions, ascending, and a byte of flags for each."""
+
+    oldest: Position
+    positions: MutableSequence[int] = field(default_factory=lambda: array("Q"))
+    flags: bytearray = field(default_factory=bytearray)
+
+    def take(self, batch: Batch) -> None:
+        try:
+            self.positions.extend(batch.positions)
+        except OverflowError:  # Kinesis: 256 bits; array.extend may have taken some already
+            self.positions = [*self.positions[: len(self.flags)], *batch.positions]
+        self.flags.extend(bytes(len(batch)))
+
+    def index(self, position: int) -> int | None:
+        """Where a position lies, None if there is no such record."""
+        at = bisect_left(self.positions, position)
+        return at if at < len(self.positions) and self.positions[at] == position else None
+
+
+@dataclass(slots=True)
+class _Anomaly:
+    """One anomaly on its way: the digest of its line, where it was published, in how many lines of objects it is."""
+
+    digest: bytes
+    published: Position | None = None
+    output: str = ""
+    lines: int = 0
+
+
+@dataclass(slots=True)
+class _Found:
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+class _Recount:
+    """One count, in the order of a record's way."""
+
+    def __init__(self, transport: Transport, store: ObjectStore, spec: PipelineSpec) -> None:
+        self._transport = transport
+        self._store = store
+        self._spec = spec
+        self._ledgers: dict[str, _Ledger] = {}
+        self._anomalies: dict[SourceId, _Anomaly] = {}
+        self._warming: dict[tuple[str, int], bool] = {}
+        self._reasons: Counter[str] = Counter()
+        self._found: dict[FindingKind, _Found] = {}
+        self._past_retention: set[SourceId] = set()
+        self._lines = 0
+        self._objects: list[str] = []
+
+    async def run(self, labels: str | None) -> Accounts:
+        # The outputs are described before the source is read, so what is published meanwhile is a lag, never "of no
+        # record".
+        spec = self._spec
+        outputs = [await self._transport.describe(name) for name in (spec.scores, spec.errors, spec.destination)]
+        await self._take_source(labels)
+        async for where, value in self._values(outputs[0]):
+            self._take_score(where, value)
+        async for where, value in self._values(outputs[1]):
+            self._take_error(where, value)
+        async for batch in read_all(self._transport, outputs[2]):
+            for position, value in zip(batch.positions, batch.values, strict=True):
+                self._take_anomaly(batch.partition, position, value)
+        async for entry in data_objects(self._store):
+            self._objects.append(entry.key)
+            self._take_object(entry.key, await self._store.read(entry.key))
+        await self._take_claims()
+        await self._close_records()
+        await self._close_anomalies()
+        return self._accounts(quality=labels is not None)
+
+    async def _values(self, info: StreamInfo) -> AsyncIterator[tuple[str, bytes]]:
+        async for batch in read_all(self._transport, info):
+            for position, value in zip(batch.positions, batch.values, strict=True):
+                yield f"[{info.name}] {batch.partition.id}/{position_text(position)}", value
+
+    # Each stage.
+
+    async def _take_source(self, labels: str | None) -> None:
+        labelled = await self._read_labels(labels) if labels is not None else frozenset()
+        info = await self._transport.describe(self._spec.source)
+        for part in info.partitions:
+            self._ledgers[part.partition.id] = _Ledger(part.oldest)
+        async for batch in read_all(self._transport, info):
+            ledger = self._ledgers[batch.partition.id]
+            before = len(ledger.flags)
+            ledger.take(batch)
+            if labelled:
+                for at, value in enumerate(batch.values, before):
+                    if _record_id(value) in labelled:
+                        ledger.flags[at] |= _LABELLED
+
+    async def _read_labels(self, stream: str) -> set[int | str]:
+        """The ids of the records that the producer made anomalous."""
+        labelled: set[int | str] = set()
+        async for where, value in self._values(await self._transport.describe(stream)):
+            number = _record_id(value)
+            if number is None:
+                self._note(FindingKind.UNREADABLE_RECORD, where)
+            else:
+                labelled.add(number)
+        return labelled
+
+    def _take_score(self, where: str, value: bytes) -> None:
+        try:
+            row = orjson.loads(value)
+            source, score = source_id(row), row["ANOMALY_SCORE"]
+            flagged = score > self._spec.threshold
+        except (ValueError, KeyError, TypeError):
+            self._note(FindingKind.UNREADABLE_RECORD, where)
+            return
+        found = self._locate(source)
+        if found is None:
+            return
+        ledger, at = found
+        if ledger.flags[at] & _SCORED:
+            self._note(FindingKind.SCORED_TWICE, str(source))
+            return
+        life = (source.partition, source.run)
+        warm_up = self._warming[life] = self._warming.get(life, True) and score == 0.0
+        ledger.flags[at] |= _SCORED | (_WARM_UP if warm_up else 0) | (_FLAGGED if flagged else 0)
+        if flagged:
+            self._anomalies[source] = _Anomaly(_digest(value))
+
+    def _take_error(self, where: str, value: bytes) -> None:
+        try:
+            row = orjson.loads(value)
+            source, reason = source_id(row), str(row["ERROR_NAME"])
+        except (ValueError, KeyError, TypeError):
+            self._note(FindingKind.UNREADABLE_RECORD, where)
+            return
+        found = self._locate(source)
+        if found is None:
+            return
+        ledger, at = found
+        if ledger.flags[at] & _REFUSED:
+            self._note(FindingKind.REFUSED_TWICE, str(source))
+            return
+        self._reasons[reason] += 1
+        ledger.flags[at] |= _REFUSED
+        if reason == "anomaly_too_large":
+            # Scored, but its line fits no stream: an error, and no anomaly is to be expected of it.
+            ledger.flags[at] |= _TOO_LARGE
+            self._anomalies.pop(source, None)
+        elif ledger.flags[at] & _SCORED:
+            self._note(FindingKind.SCORED_AND_REFUSED, str(source))
+
+    def _take_anomaly(self, output: Partition, position: Position, value: bytes) -> None:
+        try:
+            source = source_id(orjson.loads(value))
+        except ValueError:
+            self._note(FindingKind.UNREADABLE_RECORD, f"[{output.stream}] {output.id}/{position_text(position)}")
+            return
+        if self._is_past_retention(source):
+            return
+        anomaly = self._anomalies.get(source)
+        if anomaly is None:
+            self._note(FindingKind.NEVER_SCORED, str(source))
+            anomaly = self._anomalies[source] = _Anomaly(_digest(value))
+        elif anomaly.published is not None:
+            self._note(FindingKind.PUBLISHED_TWICE, str(source))
+            return
+        elif anomaly.digest != _digest(value):
+            self._note(FindingKind.DIFFERS, str(source))
+            anomaly.digest = _digest(value)
+        anomaly.published, anomaly.output = position, output.id
+
+    def _take_object(self, key: str, body: bytes) -> None:
+        for number, line in _lines(body):
+            where = f"{key} line {number}"
+            try:
+                source = source_id(orjson.loads(line))
+            except ValueError:
+                self._lines += 1
+                self._note(FindingKind.UNREADABLE_LINE, where)
+                continue
+            if self._is_past_retention(source):
+                continue
+            self._lines += 1
+            anomaly = self._anomalies.get(source)
+            if anomaly is None or anomaly.published is None:
+                self._note(FindingKind.FOREIGN_LINE, f"{where}: {source}")
+                continue
+            anomaly.lines += 1
+            if anomaly.lines > 1:
+                self._note(FindingKind.DOUBLED_LINE, f"{where}: {source}")
+            if anomaly.digest != _digest(line):
+                self._note(FindingKind.ALTERED_LINE, f"{where}: {source}")
+
+    async def _take_claims(self) -> None:
+        """Claims only name what is missing as a whole; lines are counted without them."""
+        present = set(self._objects)
+        try:
+            async for claim in claims(self._store, self._spec.name):
+                for named in claim.objects:
+                    if named.key not in present:
+                        self._note(FindingKind.MISSING_OBJECT, f"{named.key} ({named.count:,} lines)")
+            async for lost in losses(self._store, self._spec.name):
+                self._note(FindingKind.GIVEN_UP, lost.why)
+        except PartitionStopped as error:
+            self._note(FindingKind.UNREADABLE_CLAIM, str(error))
+
+    # What is left over.
+
+    async def _close_records(self) -> None:
+        for partition_id, ledger in self._ledgers.items():
+            partition = Partition(self._spec.source, partition_id)
+            passed = await self._transport.committed(f"{self._spec.name}.scorer", partition) or 0
+            for at, flags in enumerate(ledger.flags):
+                if not flags & (_SCORED | _REFUSED):
+                    position = ledger.positions[at]
+                    kind = FindingKind.LOST if position < passed else FindingKind.NOT_PROCESSED
+                    self._note(kind, f"{partition_id}/{position_text(Position(position))}")
+
+    async def _close_anomalies(self) -> None:
+        passed: dict[str, int] = {}
+        for source, anomaly in self._anomalies.items():
+            if anomaly.lines:
+                continue
+            if anomaly.published is None:
+                self._note(FindingKind.NOT_PUBLISHED, str(source))
+                continue
+            if anomaly.output not in passed:
+                partition = Partition(self._spec.destination, anomaly.output)
+                passed[anomaly.output] = await self._transport.committed(f"{self._spec.name}.sink", partition) or 0
+            written = anomaly.published < passed[anomaly.output]
+            self._note(FindingKind.MISSING_LINE if written else FindingKind.NOT_WRITTEN, str(source))
+
+    def _accounts(self, *, quality: bool) -> Accounts:
+        counts = Counter(bytes(flags for ledger in self._ledgers.values() for flags in ledger.flags))
+        return Accounts(
+            produced=counts.total(),
+            scored=sum(n for flags, n in counts.items() if flags & _SCORED and not flags & _TOO_LARGE),
+            errors=sum(n for flags, n in counts.items() if flags & _REFUSED),
+            errors_by_reason=tuple(self._reasons.most_common()),
+            anomalies=sum(n for flags, n in counts.items() if flags & _FLAGGED and not flags & _TOO_LARGE),
+            lines=self._lines,
+            objects=tuple(self._objects),
+            past_retention=len(self._past_retention),
+            findings=tuple(
+                Finding(kind, self._found[kind].count, tuple(self._found[kind].examples))
+                for kind in FindingKind
+                if kind in self._found
+            ),
+            quality=_quality(counts) if quality else None,
+        )
+
+    def _locate(self, source: SourceId) -> tuple[_Ledger, int] | None:
+        """The ledger and place of a line's record; None, and noted, where it is no record that the log holds."""
+        if self._is_past_retention(source):
+            return None
+        ledger = self._ledgers.get(source.partition)
+        at = None if ledger is None else ledger.index(source.position)
+        if ledger is None or at is None:
+            self._note(FindingKind.OF_NO_RECORD, str(source))
+            return None
+        return ledger, at
+
+    def _is_past_retention(self, source: SourceId) -> bool:
+        ledger = self._ledgers.get(source.partition)
+        if ledger is None or source.position >= ledger.oldest:
+            return False
+        self._past_retention.add(source)
+        return True
+
+    def _note(self, kind: FindingKind, example: str) -> None:
+        found = self._found.setdefault(kind, _Found())
+        found.count += 1
+        if len(found.examples) < EXAMPLES_MAX:
+            found.examples.append(example)
+
+
+def _quality(counts: Counter[int]) -> Quality:
+    """Sums over the records that were scored."""
+    table: Counter[tuple[bool, bool]] = Counter()
+    warm_up = 0
+    for flags, count in counts.items():
+        if not flags & _SCORED:
+            continue
+        if flags & _WARM_UP:
+            warm_up += count
+        else:
+            table[bool(flags & _FLAGGED), bool(flags & _LABELLED)] += count
+    return Quality(
+        warm_up=warm_up,
+        true_positives=table[True, True],
+        false_positives=table[True, False],
+        false_negatives=table[False, True],
+        true_negatives=table[False, False],
+    )
+
+
+def _record_id(value: bytes) -> int | str | None:
+    """The `id` of a record or a label, None where it has none that could name it."""
+    try:
+        number: Any = orjson.loads(value)["id"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+    return number if isinstance(number, int | str) else None
+
+
+def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of an object, numbered from 1; what follows the last newline counts as a line too if it is anything."""
+    lines = body.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return enumerate(lines, 1).__iter__()
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()

@@ -1,0 +1,85 @@
+"""The sink: from a stream of anomalies to objects, each anomaly in exactly one, by a chain of claims (see `claims`).
+
+`run_sink` is a whole sink process but for its settings; `inspect` reads what sinks have written.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from cutbank.clock import Clock
+from cutbank.errors import StreamMissing
+from cutbank.metrics import Metrics
+from cutbank.objects.base import ObjectStore
+from cutbank.pipeline.partitions import PartitionRunner
+from cutbank.pipeline.sinking.claims import Birth, ChainId, Claim, DataObject, Layout, Lost, Mark
+from cutbank.pipeline.sinking.config import SinkConfig
+from cutbank.pipeline.sinking.patience import Interrupted, Patience, unless
+from cutbank.pipeline.sinking.worker import Sink
+from cutbank.retry import RetryPolicy, retrying
+from cutbank.transports.base import Transport
+
+__all__ = [
+    "Birth",
+    "ChainId",
+    "Claim",
+    "DataObject",
+    "Layout",
+    "Lost",
+    "Mark",
+    "Sink",
+    "SinkConfig",
+    "run_sink",
+]
+
+
+STREAM_LOOK_S = 0.5
+"""Pause between two looks for a stream that is not there yet, seconds."""
+
+
+def _nobody(name: str, ok: bool, why: str = "") -> None:  # noqa: FBT001  # the shape of Health.ready
+    """Reports to nobody."""
+
+
+async def run_sink(
+    transport: Transport,
+    store: ObjectStore,
+    config: SinkConfig,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+    stop: asyncio.Event,
+    rng: random.Random,
+    ready: Callable[[str, bool, str], None] = _nobody,
+) -> None:
+    """Sink every partition that the group gives this process, until `stop` is set.
+
+    `ready(part, ok, why)` is told of `store` and `transport`. Raises StoreRefused, StreamMissing, StreamUnavailable.
+    """
+    patience = Patience(clock=clock, rng=rng, metrics=metrics, stop=stop)
+    ready("store", False, "not probed yet")
+    ready("transport", False, f"waiting for stream {config.stream}")
+    try:
+        await unless(patience.store(store.probe, operation="probe"), stop)
+        ready("store", True, "")
+        await unless(_stream(transport, config, clock=clock, rng=rng), stop)
+        ready("transport", True, "")
+    except Interrupted:
+        return
+    sink = Sink(transport, store, config, clock=clock, metrics=metrics, rng=rng)
+    consumer = transport.consumer(config.group, [config.stream])
+    await PartitionRunner(consumer, sink.work, role="sink", clock=clock, metrics=metrics, rng=rng).run(stop)
+
+
+async def _stream(transport: Transport, config: SinkConfig, *, clock: Clock, rng: random.Random) -> None:
+    """Wait until the stream is there: whoever publishes to it makes it, with as many partitions as it should have."""
+    until_s = clock.monotonic_s() + config.stream_wait_s
+    while True:
+        try:
+            await retrying(lambda: transport.describe(config.stream), policy=RetryPolicy(), clock=clock, rng=rng)
+        except StreamMissing:
+            if clock.monotonic_s() >= until_s:
+                raise
+            await clock.sleep(STREAM_LOOK_S)
+        else:
+            return

@@ -1,0 +1,300 @@
+"""The claim: the small document that decides what a stretch of records becomes. Values, their keys and their JSON.
+
+Invariant: a claim's key is its chain and its start, and its start is where the claim before it ended; so of all who
+try to continue a chain at the same place, a create-only put lets one. Encoding is canonical: equal documents are
+equal bytes. What is decoded is checked whole; a document of a later version is refused, never half understood.
+No I/O; values only, safe to share.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from urllib.parse import quote, unquote
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from cutbank.errors import PartitionStopped
+from cutbank.objects.base import key_check
+from cutbank.records import Position, position_from_inverted, position_from_text, position_inverted, position_text
+from cutbank.settings import one_line
+
+CLAIMS_ROOT = "_cutbank/"
+"""Where all claims lie below the root, apart from the data objects."""
+
+DOCUMENT_VERSION = 1
+"""Version of these documents' format."""
+
+DOCUMENT_BYTES_MAX = 4 << 20
+"""Largest document that is read as a claim, bytes."""
+
+MARKS_MAX = 4096
+"""Most source partitions with a high-water mark; beyond, the one that advanced longest ago is forgotten."""
+
+OBJECTS_MAX = 1000
+"""Most data objects of one claim."""
+
+_SHA256 = r"^[0-9a-f]{64}$"
+_LOST = ".lost"
+_BIRTH = "birth"
+
+
+def _position(value: object) -> object:
+    return position_from_text(value) if isinstance(value, str) else value
+
+
+PositionField = Annotated[Position, BeforeValidator(_position), PlainSerializer(position_text, return_type=str)]
+"""A position: an int here, its decimal text in JSON."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Mark(_Value):
+    """The last anomaly of one source partition: what is at or before it, or of an older run, has been seen."""
+
+    partition: str
+    run: int
+    position: PositionField
+    ordinal: int
+
+
+class Layout(_Value):
+    """How records become objects. Recorded in the claim, so that whoever finishes it does so as it was begun."""
+
+    version: Literal[1] = 1
+    """Of the rules themselves: order, line, name. A change of any of them is a new version."""
+    prefix: Literal["yyyy/MM/dd/HH/"] = "yyyy/MM/dd/HH/"
+    """Folders of a data object, from the claim's minute (letters as in Java's DateTimeFormatter)."""
+    zone: Literal["UTC"] = "UTC"
+    """Time zone of the prefix."""
+    format: Literal["ndjson"] = "ndjson"
+    """One JSON object a line."""
+    compression: Literal["none"] = "none"
+    """Of the object's body."""
+
+
+class FirstRecord(_Value):
+    """A stretch's first record that was kept: tells a stream from another one under its name."""
+
+    position: PositionField
+    sha256: str = Field(pattern=_SHA256)
+    """SHA-256 of its value, hex."""
+
+
+class DataObject(_Value):
+    """One object that a claim names, and what has to be in it."""
+
+    key: str
+    count: int = Field(ge=1)
+    """Lines."""
+    line_bytes: int = Field(ge=1)
+    """Bytes of its lines as newline-delimited JSON, whatever the format."""
+    sha256: str = Field(pattern=_SHA256)
+    """SHA-256, hex, of its lines as newline-delimited JSON, whatever the format."""
+
+    @model_validator(mode="after")
+    def _key(self) -> Self:
+        key_check(self.key)
+        if self.key.startswith(CLAIMS_ROOT):
+            raise ValueError(f"data object {self.key!r} lies among the claims")
+        return self
+
+
+class _Document(_Value):
+    """What every document of a chain says of itself."""
+
+    version: Literal[1] = 1
+    pipeline: str
+    stream: str
+    partition: str
+
+    @property
+    def chain(self) -> "ChainId":
+        """The chain that it belongs to."""
+        return ChainId(self.pipeline, self.stream, self.partition)
+
+
+class Birth(_Document):
+    """A chain's first link: no records, kept for ever."""
+
+    kind: Literal["birth"] = "birth"
+    start: PositionField
+    """Where the first claim starts, resolved once."""
+    identity: str
+    """The stream's identity, as the transport gives it."""
+
+    @property
+    def key(self) -> str:
+        """Where it lies."""
+        return self.chain.birth_key
+
+
+class Claim(_Document):
+    """One stretch: records from `start` to before `end`, and the objects that they become.
+
+    Without objects (and so without a first record) it says that these records are lost: past retention, unread.
+    """
+
+    kind: Literal["claim"] = "claim"
+    start: PositionField
+    end: PositionField
+    """The first position that this claim does not cover; the next claim's start."""
+    minute_ms: int
+    """The arrival minute, milliseconds since the epoch at its beginning, UTC; never less than the claim's before."""
+    layout: Layout
+    partition_values: tuple[str, ...] = Field(default=(), max_length=0)
+    """Values that have an object of their own; none in this version."""
+    objects: tuple[DataObject, ...] = Field(max_length=OBJECTS_MAX)
+    first: FirstRecord | None
+    marks_before: tuple[Mark, ...] = Field(max_length=MARKS_MAX)
+    """High-water marks on entry, the one that advanced longest ago first."""
+    marks_after: tuple[Mark, ...] = Field(max_length=MARKS_MAX)
+    """High-water marks at the end, in the same order."""
+    spec_hash: str | None = None
+    """Hash of the pipeline spec that the sink was started with, where it knows one."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not self.start < self.end:
+            raise ValueError("a claim ends after its start")
+        if (self.first is None) != (not self.objects):
+            raise ValueError("a claim has a first record exactly when it has objects")
+        if self.first is not None and not self.start <= self.first.position < self.end:
+            raise ValueError("the first record lies outside the claim")
+        if len({item.key for item in self.objects}) != len(self.objects):
+            raise ValueError("two objects of one claim have the same key")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Where it lies."""
+        return self.chain.claim_key(self.start)
+
+    @property
+    def records(self) -> int:
+        """Lines in all its objects."""
+        return sum(item.count for item in self.objects)
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes of all its lines."""
+        return sum(item.line_bytes for item in self.objects)
+
+
+class Lost(_Document):
+    """Said by an explicit setting: these objects will never be there, the chain goes on after them."""
+
+    kind: Literal["lost"] = "lost"
+    start: PositionField
+    end: PositionField
+    missing: tuple[str, ...] = Field(max_length=OBJECTS_MAX)
+    """Keys of the claim's objects that were missing; none where the records were lost unread."""
+    why: str
+    """For people."""
+
+    @property
+    def key(self) -> str:
+        """Where it lies."""
+        return self.chain.lost_key(self.start)
+
+
+class ChainId(NamedTuple):
+    """Names one chain: a pipeline's claims on one partition of one stream."""
+
+    pipeline: str
+    stream: str
+    partition: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    @property
+    def prefix(self) -> str:
+        """Where its documents lie. A LIST of it gives the newest claim first and the birth last."""
+        return pipeline_prefix(self.pipeline) + "".join(f"{quote(part, safe='')}/" for part in self[1:])
+
+    @property
+    def birth_key(self) -> str:
+        """Sorts after every claim."""
+        return self.prefix + _BIRTH
+
+    def claim_key(self, start: Position) -> str:
+        """The claim that starts there."""
+        return self.prefix + position_inverted(start)
+
+    def lost_key(self, start: Position) -> str:
+        """What says that the claim which starts there lost objects."""
+        return self.claim_key(start) + _LOST
+
+
+def pipeline_prefix(pipeline: str) -> str:
+    """Where all chains of a pipeline lie."""
+    return f"{CLAIMS_ROOT}{quote(pipeline, safe='')}/"
+
+
+class Link(NamedTuple):
+    """What a key below `CLAIMS_ROOT` names."""
+
+    chain: ChainId
+    kind: Literal["birth", "claim", "lost"]
+    start: Position | None
+    """None for a birth."""
+
+
+_KEY = re.compile(rf"{CLAIMS_ROOT}([^/]+)/([^/]+)/([^/]+)/(?:({_BIRTH})|([0-9A-F]{{64}})({re.escape(_LOST)})?)")
+
+
+def link_from_key(key: str) -> Link | None:
+    """The inverse of `ChainId`'s keys; None for a key that is none of them."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    chain = ChainId(*(unquote(part) for part in match.group(1, 2, 3)))
+    if match[4]:
+        return Link(chain, "birth", None) if chain.birth_key == key else None
+    start = position_from_inverted(match[5])
+    # A key that is quoted in another way than ours is nobody's.
+    if chain.claim_key(start) != key.removesuffix(_LOST):
+        return None
+    return Link(chain, "lost" if match[6] else "claim", start)
+
+
+def encode(document: Birth | Claim | Lost) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, one line."""
+    return orjson.dumps(document.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+D = TypeVar("D", Birth, Claim, Lost)
+
+
+def decode(body: bytes, kind: type[D], *, key: str) -> D:
+    """The document of that kind under `key`. Raises PartitionStopped: it is none, damaged, or a later version's."""
+    where = f"claim document {key}"
+    if len(body) > DOCUMENT_BYTES_MAX:
+        raise PartitionStopped(f"{where}: larger than {DOCUMENT_BYTES_MAX} bytes; restore it from a backup")
+    try:
+        values = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise PartitionStopped(f"{where}: not JSON ({error}); restore it from a backup") from None
+    _check_versions(values, where)
+    try:
+        # Strict mode takes no lists for tuples, but from JSON it does.
+        document = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise PartitionStopped(f"{where}: {one_line(error)}; restore it from a backup") from None
+    if document.key != key:
+        raise PartitionStopped(f"{where}: its content belongs to another key; restore it from a backup")
+    return document
+
+
+def _check_versions(values: object, where: str) -> None:
+    """Say clearly when a newer Cutbank wrote this, before anything else is found wrong with it."""
+    layout = values.get("layout") if isinstance(values, Mapping) else None
+    for name, part, known in (("format", values, DOCUMENT_VERSION), ("layout", layout, 1)):
+        version: Any = part.get("version") if isinstance(part, Mapping) else None
+        if isinstance(version, int) and version > known:
+            raise PartitionStopped(
+                f"{where}: {name} version {version} is newer than this program's ({known}); run a newer Cutbank here"
+            )

@@ -1,0 +1,123 @@
+"""What one record of [anomalies] becomes in an object: its line, its place in the order, its identity. Pure.
+
+Policy for what is not ours (nothing is ever lost, and nothing stops the stream). A record is known by ROWTIME and
+SOURCE; whatever lacks them was published by somebody else and is never dropped as a repeat:
+- a JSON object keeps its line as it came (line breaks between its parts become spaces, since a line is a record);
+- anything else is wrapped: {"DATA_BYTES", "DATA_POSITION", "DATA_ROW": the value in hex, whole, "ROWTIME": the
+  arrival, "SOURCE": null}.
+It is ordered by the second of its arrival, by ANOMALY_SCORE if that is a number (else after all scores), then position.
+"""
+
+import re
+from datetime import UTC, datetime
+from math import inf
+from typing import Any, NamedTuple
+
+import orjson
+
+from cutbank.records import Position, position_from_text, position_text
+
+RUN_MAX = 2**63 - 1
+"""Largest run number or ordinal that is taken as one."""
+
+PARTITION_CHARACTERS_MAX = 256
+"""Longest id of a source partition (Kinesis: 128 characters)."""
+
+_ROWTIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+_NOT_DIGITS = re.compile(r"\D")
+_TRANSLATE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+
+class Source(NamedTuple):
+    """An anomaly's identity."""
+
+    partition: str
+    run: int
+    position: Position
+    ordinal: int
+
+
+class Line(NamedTuple):
+    """A record as it goes into an object."""
+
+    text: bytes
+    """One line, without its end."""
+    second: int
+    """Seconds since the epoch by which it is ordered."""
+    score: float
+    """By which it is ordered within its second; minus infinity when it has none."""
+    source: Source | None
+    """None: not ours."""
+
+
+class LineReader:
+    """Makes lines. Keeps the last second read, since neighbours share it; one task or thread at a time."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._second = 0
+
+    def line(self, value: bytes, *, position: Position, arrival_ms: int) -> Line:
+        """The line of one record; a pure function of its arguments."""
+        try:
+            fields = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            fields = None
+        if type(fields) is not dict:
+            return _wrapped(value, position, arrival_ms)
+        text = value
+        if b"\n" in value or b"\r" in value:
+            # In valid JSON they can only stand between tokens.
+            text = value.translate(_TRANSLATE_BREAKS)
+        score = fields.get("ANOMALY_SCORE")
+        number = float(score) if isinstance(score, int | float) and not isinstance(score, bool) else -inf
+        second = self._second_of(fields.get("ROWTIME"))
+        source = _source(fields.get("SOURCE")) if second is not None else None
+        if second is None or source is None:
+            return Line(text, arrival_ms // 1000, number, None)
+        return Line(text, second, number, source)
+
+    def _second_of(self, rowtime: Any) -> int | None:
+        """Seconds of "2026-11-22T23:00:00.123Z"; None for anything else."""
+        if type(rowtime) is not str or not _ROWTIME.fullmatch(rowtime):
+            return None
+        text = rowtime[:19]
+        if text != self._text:
+            try:
+                moment = datetime(*map(int, _NOT_DIGITS.split(text)), tzinfo=UTC)  # type: ignore[misc,arg-type]  # six
+            except ValueError:
+                return None
+            self._text, self._second = text, int(moment.timestamp())
+        return self._second
+
+
+def _source(fields: Any) -> Source | None:
+    """{"run": 1, "partition": "0", "position": "123", "ordinal": 0}; None for anything else."""
+    if type(fields) is not dict:
+        return None
+    run, partition, text, ordinal = map(fields.get, ("run", "partition", "position", "ordinal"))
+    if type(run) is not int or type(ordinal) is not int or not 0 <= run <= RUN_MAX or not 0 <= ordinal <= RUN_MAX:
+        return None
+    if type(partition) is not str or type(text) is not str or len(partition) > PARTITION_CHARACTERS_MAX:
+        return None
+    try:
+        return Source(partition, run, position_from_text(text), ordinal)
+    except ValueError:
+        return None
+
+
+def _wrapped(value: bytes, position: Position, arrival_ms: int) -> Line:
+    fields = {
+        "DATA_BYTES": len(value),
+        "DATA_POSITION": position_text(position),
+        "DATA_ROW": value.hex(),
+        "ROWTIME": rowtime(arrival_ms),
+        "SOURCE": None,
+    }
+    return Line(orjson.dumps(fields), arrival_ms // 1000, -inf, None)
+
+
+def rowtime(arrival_ms: int) -> str:
+    """UTC with milliseconds: "2026-11-22T23:00:00.123Z"."""
+    moment = datetime.fromtimestamp(arrival_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{arrival_ms % 1000:03d}Z"

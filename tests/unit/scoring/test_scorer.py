@@ -1,0 +1,216 @@
+"""A whole scorer process over the real log: what must be there first, several scorers at once, and a clean end."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cutbank.clock import Clock, SystemClock
+from cutbank.errors import DetectorMismatch, StoreRefused, UsageError
+from cutbank.objects import open_store
+from cutbank.pipeline.scoring import ScorerConfig, run_scorer
+from cutbank.pipeline.scoring.scorer import group_name
+from cutbank.records import Partition
+from cutbank.testing import ManualClock
+from cutbank.transports.base import StreamConfig
+from scoring_stage import DEADLINE_S, DETECTORS, QUICK, Stage, TappedStore, trades
+
+
+async def run(
+    stage: Stage,
+    stop: asyncio.Event,
+    *,
+    clock: Clock | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    store: TappedStore | None = None,
+) -> None:
+    await run_scorer(
+        stage.transport,
+        store or stage.store,
+        stage.spec,
+        stage.config,
+        clock=clock or SystemClock(),
+        metrics=stage.metrics,
+        stop=stop,
+        rng=random.Random(1),
+        detectors=stage.detectors,
+        on_ready=on_ready,
+    )
+
+
+async def until_scored(stage: Stage) -> None:
+    """Until the group has committed the end of every partition."""
+    while True:
+        info = await stage.transport.describe("trades")
+        committed = [await stage.committed(bounds.partition) for bounds in info.partitions]
+        if all(at is not None and at >= bounds.end for at, bounds in zip(committed, info.partitions, strict=True)):
+            return
+
+
+async def test_makes_the_output_streams_scores_what_comes_and_drains(tmp_path: Path) -> None:
+    async with Stage(tmp_path).opened() as stage:
+        stop, ready = asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(run(stage, stop, on_ready=ready.set))
+        await ready.wait()
+        for first in range(0, 60, 20):
+            await stage.publish(trades(20, first=first))
+        await until_scored(stage)
+        stop.set()
+        await running
+        assert await stage.lines("anomalies") == (await stage.oracle())["anomalies"]
+        assert stage.snapshots()
+
+
+@pytest.mark.parametrize(
+    ("emit", "made"), [("anomalies", {"anomalies", "errors"}), ("all", {"anomalies", "errors", "scores"})]
+)
+async def test_output_streams_are_made_as_the_settings_say(tmp_path: Path, emit: str, made: set[str]) -> None:
+    config = QUICK.model_copy(update={"emit": emit, "output_partitions": 3})
+    async with Stage(tmp_path, config=config, streams=("trades",)).opened() as stage:
+        stop, ready = asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(run(stage, stop, on_ready=ready.set))
+        await ready.wait()
+        stop.set()
+        await running
+        assert set(await stage.transport.streams()) == {"trades"} | made
+        assert len((await stage.transport.describe("anomalies")).partitions) == 3
+
+
+async def test_waits_for_the_source_stream(tmp_path: Path) -> None:
+    async with Stage(tmp_path, streams=()).opened() as stage:
+        stop, clock = asyncio.Event(), ManualClock()
+        ready: list[bool] = []
+        running = asyncio.create_task(run(stage, stop, clock=clock, on_ready=lambda: ready.append(True)))
+        while not clock.sleepers:
+            await clock.settle()
+        assert ready == []
+        await stage.transport.ensure(StreamConfig(name="trades"))
+        while not ready:
+            await clock.advance(1.0)
+        stop.set()
+        while not running.done():
+            await clock.advance(1.0)
+        await running
+
+
+async def test_a_source_stream_that_never_appears_is_one_clear_error(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"source_wait_s": 30.0})
+    async with Stage(tmp_path, config=config, streams=()).opened() as stage:
+        clock = ManualClock()
+        running = asyncio.create_task(run(stage, asyncio.Event(), clock=clock))
+        while not running.done():
+            await clock.advance(1.0)
+        with pytest.raises(UsageError, match="source stream 'trades' did not appear within 30 s: start the producer"):
+            await running
+
+
+async def test_a_stop_while_waiting_ends_at_once(tmp_path: Path) -> None:
+    async with Stage(tmp_path, streams=()).opened() as stage:
+        stop = asyncio.Event()
+        stop.set()
+        await run(stage, stop)
+
+
+async def test_a_refused_store_is_one_clear_error_before_any_stream_is_made(tmp_path: Path) -> None:
+    async with Stage(tmp_path, streams=()).opened() as stage:
+        (tmp_path / "file").write_text("not a folder")
+        refused = open_store(f"file://{tmp_path}/file", clock=SystemClock(), metrics=stage.metrics)
+        with pytest.raises(StoreRefused):
+            await run(stage, asyncio.Event(), store=TappedStore(refused))
+        assert await stage.transport.streams() == ()
+
+
+async def test_a_detector_that_scores_differently_here_refuses_to_start(tmp_path: Path) -> None:
+    def differs() -> None:
+        raise DetectorMismatch("other scores on this machine")
+
+    async with Stage(tmp_path, detectors=replace(DETECTORS, self_check=differs), streams=()).opened() as stage:
+        with pytest.raises(DetectorMismatch):
+            await run(stage, asyncio.Event())
+        assert await stage.transport.streams() == ()
+
+
+async def test_scorers_come_and_go_and_each_record_counts_once(tmp_path: Path) -> None:
+    async with Stage(tmp_path, partitions=3).opened() as stage:
+        stops = [asyncio.Event() for _ in range(4)]
+        running = []
+        for turn, stop in enumerate(stops):
+            running.append(asyncio.create_task(run(stage, stop)))
+            for partition in ("0", "1", "2"):
+                await stage.publish(trades(30, first=30 * turn), partition=partition)
+            if turn:
+                stops[turn - 1].set()
+                await running[turn - 1]
+        await until_scored(stage)
+        stops[-1].set()
+        await running[-1]
+        lines = [orjson.loads(line) for line in await stage.lines("anomalies")]
+        identities = Counter((line["SOURCE"]["partition"], line["SOURCE"]["position"]) for line in lines)
+        assert set(identities.values()) == {1}
+        expected = [orjson.loads(line)["ANOMALY_SCORE"] for line in (await stage.oracle())["anomalies"]]
+        for partition in ("0", "1", "2"):
+            found = [line["ANOMALY_SCORE"] for line in lines if line["SOURCE"]["partition"] == partition]
+            assert found == expected  # the same records in each partition: the same scores
+
+
+async def test_a_stopped_partition_does_not_stop_the_others(tmp_path: Path) -> None:
+    async with Stage(tmp_path, partitions=2).opened() as stage:
+        lost = Partition("trades", "1")
+        for partition in ("0", "1"):
+            await stage.publish(trades(10), partition=partition)
+        stop = asyncio.Event()
+        running = asyncio.create_task(run(stage, stop))
+        await until_scored(stage)
+        stop.set()
+        await running
+        folder = stage.state_folder / "p/trades/1/00000001"
+        for path in folder.iterdir():
+            path.unlink()
+        for partition in ("0", "1"):
+            await stage.publish(trades(10, first=10), partition=partition)
+        stop = asyncio.Event()
+        running = asyncio.create_task(run(stage, stop))
+        async with asyncio.timeout(DEADLINE_S):
+            while await stage.committed() != 20 or stage.metrics.gauges.get("cutbank_partitions_stopped") != 1:
+                pass  # each look waits for the log
+        assert await stage.committed(lost) == 10
+        stop.set()
+        await running
+
+
+def test_the_group_has_the_pipelines_name() -> None:
+    assert group_name(Stage(Path()).spec) == "p.scorer"
+
+
+class TestConfig:
+    def test_everything_is_documented(self) -> None:
+        for name, field in ScorerConfig.model_fields.items():
+            assert field.description, name
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("CUTBANK_EMIT", "some"),
+            ("CUTBANK_START", "now"),
+            ("CUTBANK_ON_LOST_STATE", "ignore"),
+            ("CUTBANK_SNAPSHOT_S", "0"),
+            ("CUTBANK_BATCH_RECORDS_MAX", "0"),
+            ("CUTBANK_BATCH_BYTES_MAX", "99999999999"),
+            ("CUTBANK_THREADS", "two"),
+            ("CUTBANK_WAIT_S", "-1"),
+        ],
+    )
+    def test_a_wrong_setting_is_one_line_that_names_it(self, variable: str, value: str) -> None:
+        with pytest.raises(UsageError) as raised:
+            ScorerConfig.load({variable: value})
+        assert variable in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+    def test_the_environment_and_options_reach_the_start(self) -> None:
+        config = ScorerConfig.load({"CUTBANK_START": "timestamp"}, start_timestamp_ms=1234)
+        assert (config.first_start().at, config.first_start().timestamp_ms) == ("timestamp", 1234)
