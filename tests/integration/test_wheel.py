@@ -90,7 +90,7 @@ def test_the_demo_runs_from_the_wheel(wheel: Path, version: str) -> None:
         )
         assert shown.stdout.startswith("cutbank 0")
         demo = subprocess.run(
-            [cutbank, "demo", "--seconds", "5"],
+            [cutbank, "demo", "--seconds", "8", "--rate", "500"],
             check=False,
             capture_output=True,
             text=True,

@@ -73,6 +73,7 @@ async def run_scorer(
             metrics=metrics,
             threads=threads,
         )
+        log.info("checking the detector", detector=spec.detector.name, pipeline=spec.name)
         # Before the first record: a machine that scores differently must not score at all.
         await scene.in_thread(source.self_check)
         await retrying(state_store.probe, policy=START, clock=clock, rng=rng)
