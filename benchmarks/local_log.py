@@ -107,9 +107,9 @@ def measure() -> dict[str, Any]:
             for name, url, roles in (
                 ("published", alone, ("publish",)),
                 ("read", alone, ("read",)),
-                ("published and read at once", both, ("publish", "read")),
+                ("published_and_read_at_once", both, ("publish", "read")),
             ):
-                figures[f"{durability} {name}, records/s"] = round(_run(url, *roles))
+                figures[f"{durability}_{name}_records_per_s".replace("-", "_")] = round(_run(url, *roles))
     return figures
 
 

@@ -11,6 +11,7 @@ Run it: `python benchmarks/pipeline.py [RECORDS]`; its last line is JSON.
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -66,12 +67,21 @@ class Process:
         self.check()
 
     def _reap(self, options: int) -> None:
-        """As `Popen.wait`, but with the kernel's figures."""
+        """As `Popen.wait`, noting the memory before the end."""
         if self._process.returncode is None:
-            pid, status, usage = os.wait4(self._process.pid, options)
+            self._note_memory()
+            pid, status = os.waitpid(self._process.pid, options)
             if pid:
                 self._process.returncode = os.waitstatus_to_exitcode(status)
-                self.rss_bytes_max = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def _note_memory(self) -> None:
+        """Its peak so far. Not getrusage, whose figure holds what the parent had when it forked."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+        except OSError:
+            return  # not on Linux, or just ended: the last look counts
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+            self.rss_bytes_max = max(self.rss_bytes_max, int(found[1]) * 1024)
 
     def _kill(self) -> None:
         if self._process.returncode is None:

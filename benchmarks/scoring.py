@@ -114,17 +114,17 @@ def measure(*, records: int = 200_000) -> dict[str, float]:
     default.self_check()  # compiles
     some = cut[: max(1, 20_000 // BATCH_RECORDS)]
     figures: dict[str, float] = {
-        "decode_records_s": best(records, lambda: [decoder.decode(batch.values) for batch in cut]),
-        "decode_with_bad_records_s": best(
+        "decode_records_per_s": best(records, lambda: [decoder.decode(batch.values) for batch in cut]),
+        "decode_with_bad_records_per_s": best(
             records, lambda: [decoder.decode(batch.values) for batch in batches(poisoned)]
         ),
-        "chain_records_s": scoring(spec, chain, cut),
-        "chain_emit_all_records_s": scoring(spec, chain, cut, emit="all"),
-        f"{spec.detector.name}_records_s": scoring(spec, default, some),
+        "chain_records_per_s": scoring(spec, chain, cut),
+        "chain_emit_all_records_per_s": scoring(spec, chain, cut, emit="all"),
+        f"{spec.detector.name}_records_per_s": scoring(spec, default, some),
     }
     for name in ("rcf", "hst"):
         chosen = PipelineSpec(detector=DetectorSpec(name=name))
-        figures[f"{name}_records_s"] = scoring(chosen, registered(chosen), some)
+        figures[f"{name}_records_per_s"] = scoring(chosen, registered(chosen), some)
     return figures | snapshot(spec, default, some)
 
 

@@ -87,7 +87,7 @@ async def sink(folder: Path, records: int) -> dict[str, Any]:
         assert sum(claim.records for claim in claims) == records, "every record is in an object"
         line_bytes = sum(claim.line_bytes for claim in claims)
     return {
-        "records_per_second": round(records / took_s),
+        "records_per_s": round(records / took_s),
         "mb_per_second": round(line_bytes / took_s / 1e6, 1),
         "objects": len(claims),
         "memory_mib": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024, 1),
@@ -109,7 +109,7 @@ def measure(records: int = RECORDS) -> dict[str, Any]:
     """Sinking alone, and the part of it that is neither log nor store."""
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(sink(Path(folder), records))
-    return {**figures, "pure_records_per_second": pure(min(records, 100_000)), "records": records}
+    return {**figures, "pure_records_per_s": pure(min(records, 100_000)), "records": records}
 
 
 if __name__ == "__main__":
