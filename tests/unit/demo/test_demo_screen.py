@@ -62,6 +62,15 @@ def drawn(part: RenderableType, *, width: int = 100) -> str:
     return console.file.getvalue()
 
 
+def summed_up(accounts: Accounts, *, objects_root: str, width: int = 100) -> str:
+    """The summary as the demo prints it: part by part, no line broken."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    for part in screen.summary(accounts, objects_root=objects_root):
+        console.print(part, soft_wrap=True)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 def test_a_frame_shows_progress_figures_and_the_newest_anomalies() -> None:
     text = drawn(screen.frame(VIEW, lines=30))
     assert "00:12 / 00:30" in text
@@ -140,7 +149,7 @@ def test_lines_come_every_five_seconds_and_at_the_first_anomaly_and_every_change
 
 
 def test_the_summary_marks_each_equation() -> None:
-    text = drawn(screen.summary(ACCOUNTS, objects_root="data/anomalies"))
+    text = summed_up(ACCOUNTS, objects_root="data/anomalies", width=60)
     assert text.count("✓") == 2
     assert "✗" not in text
     assert "1,199 + 1" in text
@@ -151,9 +160,15 @@ def test_the_summary_marks_each_equation() -> None:
     assert text.splitlines()[-1] == "  … and 2 more"
 
 
+def test_a_long_path_stays_in_one_line() -> None:
+    root = "a-folder-with-a-long-name/" * 5 + "anomalies"
+    lines = summed_up(ACCOUNTS, objects_root=root, width=60).splitlines()
+    assert f"  {root}/2026/11/23/06/0.json" in lines
+
+
 def test_the_summary_names_what_is_wrong() -> None:
     finding = Finding(FindingKind.DOUBLED_LINE, 1, ("2026/x.json line 3: 0/17 (run 1)",))
-    text = drawn(screen.summary(replace(ACCOUNTS, findings=(finding,), quality=None), objects_root="d"), width=400)
+    text = summed_up(replace(ACCOUNTS, findings=(finding,), quality=None), objects_root="d")
     assert text.count("✓") == 1
     assert (
         "✗ doubled line: 1 (anomalies that are in the objects more than once): 2026/x.json line 3: 0/17 (run 1)" in text

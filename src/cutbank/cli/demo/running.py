@@ -122,7 +122,8 @@ async def _account(
 ) -> int:
     """Recount, print, draw; the exit code."""
     accounts = await recount(transport, store, spec, labels=labels)
-    console.print(screen.summary(accounts, objects_root=str(folder.objects)))
+    for part in screen.summary(accounts, objects_root=str(folder.objects)):
+        console.print(part, soft_wrap=True)
     if report is not None:
         scored = await read_scored(transport, spec)
         balance = "the accounts balance" if accounts.balanced else "the accounts do NOT balance"

@@ -77,8 +77,11 @@ def anomaly_text(view: View) -> str:
     return f"{newest.time} {cells} score={newest.score:.2f}"
 
 
-def summary(accounts: Accounts, *, objects_root: str) -> RenderableType:
-    """The accounts, equation by equation, and where the objects are."""
+def summary(accounts: Accounts, *, objects_root: str) -> list[RenderableType]:
+    """The accounts, equation by equation, and where the objects are.
+
+    Parts to be printed one by one with `soft_wrap`: a path in two lines could not be copied.
+    """
     table = Table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", overflow="fold")
@@ -99,17 +102,12 @@ def summary(accounts: Accounts, *, objects_root: str) -> RenderableType:
         table.add_row("recall", _share(accounts.quality.recall), "")
         table.add_row("  warm-up left out", f"{accounts.quality.warm_up:,}", "")
     parts: list[RenderableType] = [Text("Accounts, recounted from the log and the objects", style="bold"), table]
-    parts.extend(
-        Text(f"✗ {printable(str(finding))}", style="bold red", overflow="fold", no_wrap=False)
-        for finding in accounts.findings
-    )
+    parts.extend(Text(f"✗ {printable(str(finding))}", style="bold red") for finding in accounts.findings)
     parts.append(Text(_plural(len(accounts.objects), "object") + (":" if accounts.objects else "")))
-    parts.extend(
-        Text(f"  {printable(f'{objects_root}/{key}')}", overflow="fold") for key in accounts.objects[:OBJECTS_SHOWN_MAX]
-    )
+    parts.extend(Text(f"  {printable(f'{objects_root}/{key}')}") for key in accounts.objects[:OBJECTS_SHOWN_MAX])
     if len(accounts.objects) > OBJECTS_SHOWN_MAX:
         parts.append(Text(f"  … and {len(accounts.objects) - OBJECTS_SHOWN_MAX:,} more"))
-    return Group(*parts)
+    return parts
 
 
 def picture(view: View, *, title: str) -> str:
