@@ -35,7 +35,8 @@ def anomaly(number: int) -> bytes:
     """About 190 bytes, as the scorer publishes them."""
     return (
         b'{"tickerSymbol":"AMZN","tradeType":"BUY","price":%d.25,"quantity":%d,"id":%d,"ANOMALY_SCORE":1.%d,'
-        b'"ROWTIME":"2026-11-22T23:00:%02d.%03dZ","SOURCE":{"run":1,"partition":"0","position":"%d","ordinal":0}}'
+        b'"ROWTIME":"2026-11-22T23:00:%02d.%03dZ","SOURCE":{"pipeline":"bench","stream":"trades@1f2e3d4c","run":1,"partition":"0",'
+        b'"position":"%d","ordinal":0}}'
     ) % (number % 700, number % 900, number, number * 7919 % 10_000, number // 1000 % 60, number % 1000, number)
 
 
@@ -53,7 +54,13 @@ def pure(records: int) -> float:
     )
     began_s = time.perf_counter()
     stretch = Stretch(
-        start=Position(0), reading=Position(0), marks=(), minute_ms=0, bytes_max=1 << 30, records_max=records
+        pipeline=PIPELINE,
+        start=Position(0),
+        reading=Position(0),
+        marks=(),
+        minute_ms=0,
+        bytes_max=1 << 30,
+        records_max=records,
     )
     assert stretch.take(batch, broker_ms=START_MS) == records
     claim, _ = stretch.claim(ChainId(PIPELINE, STREAM, "0"), Layout(), spec_hash=None)

@@ -276,8 +276,9 @@ class Stage:
     async def oracle(self, *, run: int = 1, start: Position | None = None) -> dict[str, list[bytes]]:
         """What one undisturbed run over the log as it lies publishes, by stream."""
         batch = await self.read("trades")
-        identity = Run(pipeline=self.spec.name, partition=P0, identity="", number=run, spec_hash="")
-        birth = Birth(run=identity, start=batch.start if start is None else start)
+        identity = (await self.transport.describe("trades")).identity
+        born = Run(pipeline=self.spec.name, partition=P0, identity=identity, number=run, spec_hash="")
+        birth = Birth(run=born, start=batch.start if start is None else start)
         model = PartitionModel.born(self.spec, birth, self.detectors, emit=self.config.emit)
         outputs = model.apply(batch).outputs
         return {

@@ -35,13 +35,28 @@ DEADLINE_S = 30.0
 """Real seconds after which a wait has failed."""
 
 
-def anomaly(number: int, *, score: float = 1.5, run: int = 1, source: str = "0", at_ms: int = START_MS) -> bytes:
+def anomaly(
+    number: int,
+    *,
+    score: float = 1.5,
+    run: int = 1,
+    source: str = "0",
+    at_ms: int = START_MS,
+    pipeline: str = PIPELINE,
+) -> bytes:
     """An anomaly's line as the scorer makes it; `number` is its position in the source."""
     fields = {
         "id": number,
         "ANOMALY_SCORE": score,
         "ROWTIME": rowtime(at_ms),
-        "SOURCE": {"run": run, "partition": source, "position": position_text(Position(number)), "ordinal": 0},
+        "SOURCE": {
+            "pipeline": pipeline,
+            "stream": "trades@00000000",
+            "run": run,
+            "partition": source,
+            "position": position_text(Position(number)),
+            "ordinal": 0,
+        },
     }
     return orjson.dumps(fields)
 

@@ -86,7 +86,7 @@ class PartitionStopped(CutbankError):
     """What cannot be kept: this partition stops, loudly, until somebody acts."""
 
     reason: ClassVar[str] = "stopped"
-    """The value of the `reason` label on the metric `cutbank_partitions_stopped`."""
+    """One word for the log line "partition stopped"."""
 
 
 class PositionLost(PartitionStopped):

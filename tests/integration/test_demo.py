@@ -210,6 +210,14 @@ def _add_foreign_line(lines: list[bytes]) -> None:
     lines.append(orjson.dumps(row | {"SOURCE": row["SOURCE"] | {"position": "999999999"}}) + b"\n")
 
 
+def _swap_lines(lines: list[bytes]) -> None:
+    lines[0], lines[1] = lines[1], lines[0]
+
+
+def _drop_last_newline(lines: list[bytes]) -> None:
+    lines[-1] = lines[-1].removesuffix(b"\n")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -217,6 +225,8 @@ def _add_foreign_line(lines: list[bytes]) -> None:
         (_double_line, "doubled line: 1 "),
         (_change_score, "altered line: 1 "),
         (_add_foreign_line, "foreign line: 1 "),
+        (_swap_lines, "object differs from its claim: 1 "),
+        (_drop_last_newline, "object differs from its claim: 1 "),
     ],
 )
 async def test_a_tampered_object_makes_the_exit_code_1(
@@ -235,6 +245,27 @@ async def test_a_deleted_object_makes_the_exit_code_1_and_is_named(copy: Path) -
     assert code == 1
     assert "✗ missing object: 1 " in output
     assert path.name in output.replace("\n", "")
+
+
+async def test_removed_claims_make_the_exit_code_1(copy: Path) -> None:
+    shutil.rmtree(copy / "anomalies" / "_cutbank")
+    code, output = await run("--recount", "--data", copy)
+    assert code == 1
+    assert "✗ object without a claim: " in output
+
+
+async def test_a_partition_that_is_stopped_for_good_ends_the_demo_with_its_reason(copy: Path) -> None:
+    claims = (copy / "anomalies" / "_cutbank").rglob("*")
+    newest = min(path for path in claims if re.fullmatch("[0-9A-F]{64}", path.name))
+    newest.unlink()
+    newest.write_bytes(b"not a claim")
+    earlier = (copy / "logs" / "sink.log").read_bytes()
+    code, output = await run("--seconds", 600, "--rate", 200, "--data", copy)
+    assert code == 1
+    (fault,) = (line for line in output.splitlines() if line.startswith("✗ the sink has stopped: "))
+    assert newest.name in fault
+    assert f"(see {copy}/logs/sink.log); --fresh begins anew" in fault
+    assert (copy / "logs" / "sink.log").read_bytes().startswith(earlier), "what an earlier demo logged is kept"
 
 
 async def test_a_run_goes_on_with_an_earlier_one_and_sees_what_was_tampered_with(copy: Path) -> None:
@@ -321,6 +352,11 @@ async def test_an_input_with_bad_rows_balances_and_is_not_replayed_twice(tmp_pat
         assert_balanced(output)
         assert figure(output, "= scored + errors") == [1198, 2]
         assert ("Goes on with the log" in output) is again
+    trades.write_text(trades.read_text().replace("100,0,A", "200,0,A"))
+    code, output = await run(*asked)
+    assert code == 2
+    assert "holds another input; begin anew with --fresh, or name another folder with --data" in output
+    assert len(output.splitlines()) == 1
 
 
 async def test_standard_input_is_replayed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cutbank.pipeline.sinking.claims import ChainId, Claim, Layout, Mark, decode, encode
 from cutbank.pipeline.sinking.stretch import Stretch
 from cutbank.records import Batch, Partition, Position
-from sinking_world import FIRST_MINUTE_MS, anomaly
+from sinking_world import FIRST_MINUTE_MS, PIPELINE, anomaly
 
 PARTITION = Partition("anomalies", "0")
 CHAIN = ChainId("p", *PARTITION)
@@ -97,6 +97,7 @@ def expected(records: list[Record]) -> list[bytes]:
 def new(claim: Claim | None, *, bytes_max: int, records_max: int, reading: int | None = None) -> Stretch:
     end, marks, minute_ms = (Position(0), (), 0) if claim is None else (claim.end, claim.marks_after, claim.minute_ms)
     return Stretch(
+        pipeline=PIPELINE,
         start=end,
         reading=end if reading is None else Position(reading),
         marks=marks,
@@ -110,6 +111,7 @@ def again(claim: Claim, records: list[Record]) -> tuple[Claim, list[bytes]]:
     """The claim made again from the log, one record a batch."""
     assert claim.first is not None
     stretch = Stretch(
+        pipeline=PIPELINE,
         start=claim.start,
         reading=claim.first.position,
         marks=claim.marks_before,
@@ -185,7 +187,13 @@ def test_marks_do_not_depend_on_where_they_were_written_down(sources: list[tuple
         marks: tuple[Mark, ...] = ()
         for part in parts:
             stretch = Stretch(
-                start=Position(0), reading=Position(100), marks=marks, minute_ms=0, bytes_max=1 << 20, records_max=99
+                pipeline=PIPELINE,
+                start=Position(0),
+                reading=Position(100),
+                marks=marks,
+                minute_ms=0,
+                bytes_max=1 << 20,
+                records_max=99,
             )
             stretch.take(batch(part, start=0, end=100), broker_ms=0)
             marks = stretch._marks.export()

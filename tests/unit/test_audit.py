@@ -31,7 +31,18 @@ RECORDS = 300
 WARM_UP = 256
 
 
-def line(position: int, score: float, *, run: int = 1, partition: str = "0") -> bytes:
+def source(position: int, *, run: int = 1, partition: str = "0", pipeline: str = SPEC.name) -> dict[str, object]:
+    return {
+        "pipeline": pipeline,
+        "stream": "trades@1f2e3d4c",
+        "run": run,
+        "partition": partition,
+        "position": str(position),
+        "ordinal": 0,
+    }
+
+
+def line(position: int, score: float, *, run: int = 1, partition: str = "0", pipeline: str = SPEC.name) -> bytes:
     return orjson.dumps(
         {
             "tickerSymbol": "OXBOW",
@@ -41,19 +52,47 @@ def line(position: int, score: float, *, run: int = 1, partition: str = "0") -> 
             "id": 1000 + position,
             "ANOMALY_SCORE": score,
             "ROWTIME": "2026-11-23T06:00:00.000Z",
-            "SOURCE": {"run": run, "partition": partition, "position": str(position), "ordinal": 0},
+            "SOURCE": source(position, run=run, partition=partition, pipeline=pipeline),
         }
     )
 
 
-def error_line(position: int, reason: str = "invalid_json") -> bytes:
-    source = {"run": 1, "partition": "0", "position": str(position), "ordinal": 0}
-    return orjson.dumps({"ERROR_NAME": reason, "SOURCE": source})
+def error_line(position: int, reason: str = "invalid_json", *, pipeline: str = SPEC.name) -> bytes:
+    return orjson.dumps({"ERROR_NAME": reason, "SOURCE": source(position, pipeline=pipeline)})
+
+
+def claim_of(objects: dict[str, bytes], *, pipeline: str = SPEC.name, start: int = 0) -> Claim:
+    """The claim that says so of the objects."""
+    named = [
+        DataObject(
+            key=key,
+            count=max(body.count(b"\n"), 1),
+            line_bytes=max(len(body), 1),
+            sha256=hashlib.sha256(body).hexdigest(),
+        )
+        for key, body in objects.items()
+    ]
+    return Claim(
+        pipeline=pipeline,
+        stream=SPEC.destination,
+        partition="0",
+        start=Position(start),
+        end=Position(start + 3),
+        minute_ms=0,
+        layout=Layout(),
+        objects=tuple(named),
+        first=FirstRecord(position=Position(start), sha256=hashlib.sha256(b"").hexdigest()),
+        marks_before=(),
+        marks_after=(),
+    )
 
 
 @dataclass
 class House:
-    """A log and a store as a perfect run would have left them; a test breaks one thing before `count`."""
+    """A log and a store as a perfect run would have left them; a test breaks one thing before `count`.
+
+    A claim names the objects as they are then, but for those in `unclaimed`; `tampered` says what lies there instead.
+    """
 
     transport: Transport
     store: ObjectStore
@@ -62,6 +101,8 @@ class House:
     anomalies: list[bytes] = field(default_factory=list)
     objects: dict[str, list[bytes]] = field(default_factory=dict)
     labels: list[int] = field(default_factory=list)
+    unclaimed: set[str] = field(default_factory=set)
+    tampered: dict[str, bytes] = field(default_factory=dict)
     scorer_at: int | None = RECORDS
     sink_at: int | None = len(ANOMALOUS)
 
@@ -85,8 +126,13 @@ class House:
         await self.publish(SPEC.errors, self.errors)
         await self.publish(SPEC.destination, self.anomalies)
         await self.publish("labels", [orjson.dumps({"id": number}) for number in self.labels])
-        for key, lines in self.objects.items():
-            await self.store.create(key, b"".join(text + b"\n" for text in lines))
+        bodies = {key: b"".join(text + b"\n" for text in lines) for key, lines in self.objects.items()}
+        claimed = {key: body for key, body in bodies.items() if key not in self.unclaimed}
+        if claimed:
+            claim = claim_of(claimed, start=1)
+            await self.store.create(claim.key, encode(claim))
+        for key, body in bodies.items():
+            await self.store.create(key, self.tampered.get(key, body))
         await commit(self.transport, f"{SPEC.name}.scorer", SPEC.source, self.scorer_at)
         await commit(self.transport, f"{SPEC.name}.sink", SPEC.destination, self.sink_at)
         return await recount(self.transport, self.store, SPEC, labels="labels")
@@ -358,26 +404,58 @@ async def test_examples_are_bounded_and_the_rest_is_counted(house: House) -> Non
 
 
 async def test_a_missing_object_is_named_by_the_claim_that_names_it(house: House) -> None:
-    gone, digest = "2026/11/23/06/gone.json", hashlib.sha256(b"").hexdigest()
-    claim = Claim(
-        pipeline=SPEC.name,
-        stream=SPEC.destination,
-        partition="0",
-        start=Position(0),
-        end=Position(3),
-        minute_ms=0,
-        layout=Layout(),
-        objects=(DataObject(key=gone, count=3, line_bytes=10, sha256=digest),),
-        first=FirstRecord(position=Position(0), sha256=digest),
-        marks_before=(),
-        marks_after=(),
-    )
+    gone = "2026/11/23/06/gone.json"
+    claim = claim_of({gone: b"1\n2\n3\n"})
     await house.store.create(claim.key, encode(claim))
     house.objects.clear()
     accounts = await house.count()
     assert kinds(accounts) == {FindingKind.MISSING_LINE: 3, FindingKind.MISSING_OBJECT: 1}
     missing = next(finding for finding in accounts.findings if finding.kind is FindingKind.MISSING_OBJECT)
     assert missing.examples == (f"{gone} (3 lines)",)
+
+
+def _swap_lines(house: House) -> None:
+    first, *rest = house.objects[OBJECT]
+    house.tampered[OBJECT] = b"".join(text + b"\n" for text in (*rest, first))
+
+
+def _drop_last_newline(house: House) -> None:
+    house.tampered[OBJECT] = b"\n".join(house.objects[OBJECT])
+
+
+def _remove_the_claims(house: House) -> None:
+    house.unclaimed.add(OBJECT)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "expected"),
+    [
+        (_swap_lines, FindingKind.DIFFERENT_OBJECT),
+        (_drop_last_newline, FindingKind.DIFFERENT_OBJECT),
+        (_remove_the_claims, FindingKind.UNCLAIMED_OBJECT),
+    ],
+    ids=lambda value: value.__name__.lstrip("_") if callable(value) else "",
+)
+async def test_an_object_that_is_not_as_claimed_is_named_though_its_lines_are_right(
+    house: House, break_it: Break, expected: FindingKind
+) -> None:
+    break_it(house)
+    (finding,) = (await house.count()).findings
+    assert (finding.kind, finding.count, finding.examples) == (expected, 1, (OBJECT,))
+
+
+async def test_what_another_pipeline_wrote_is_left_out(house: House) -> None:
+    house.scores += [line(n, 2.0, pipeline="other") for n in (20, 21, 9999)]
+    house.errors.append(error_line(22, pipeline="other"))
+    house.anomalies.append(line(20, 2.0, pipeline="other"))
+    theirs = {"2026/11/23/06/other-anomalies-0-x-0.json": house.anomalies[-1] + b"\n"}
+    claim = claim_of(theirs, pipeline="other")
+    await house.store.create(claim.key, encode(claim))
+    await house.store.create(*theirs.popitem())
+    accounts = await house.count()
+    assert accounts.findings == ()
+    assert (accounts.produced, accounts.scored, accounts.errors) == (RECORDS, RECORDS - 1, 1)
+    assert (accounts.anomalies, accounts.lines) == (3, 3)
 
 
 async def test_what_a_setting_gave_up_is_reported(house: House) -> None:
@@ -425,7 +503,10 @@ async def test_lines_about_records_past_retention_are_left_out(tmp_path: Path) -
             await transport.publish([Message(SPEC.source, b"{}") for _ in numbers])
             await transport.publish([Message(SPEC.scores, line(n, 2.0)) for n in numbers])
             await transport.publish([Message(SPEC.destination, line(n, 2.0)) for n in numbers])
-            await store.create(f"2026/{numbers.start}.json", b"".join(line(n, 2.0) + b"\n" for n in numbers))
+            objects = {f"2026/{numbers.start}.json": b"".join(line(n, 2.0) + b"\n" for n in numbers)}
+            claim = claim_of(objects, start=numbers.start)
+            await store.create(claim.key, encode(claim))
+            await store.create(*objects.popitem())
             clock.jump_wall(DAY_MS // 2 + 1)
         await transport.expire()
         await store.create("_cutbank/x", b"")
@@ -437,27 +518,30 @@ async def test_lines_about_records_past_retention_are_left_out(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "source",
+    "fields",
     [
         None,
         "0/5",
         {},
-        {"run": 1, "partition": "0", "position": "x", "ordinal": 0},
-        {"run": "1", "partition": "0", "position": "5", "ordinal": 0},
-        {"run": 1, "partition": 0, "position": "5", "ordinal": 0},
-        {"run": 1, "partition": "0", "position": 5, "ordinal": 0},
-        {"run": True, "partition": "0", "position": "5", "ordinal": 0},
+        source(5) | {"position": "x"},
+        source(5) | {"run": "1"},
+        source(5) | {"partition": 0},
+        source(5) | {"position": 5},
+        source(5) | {"run": True},
+        source(5) | {"pipeline": None},
+        {"run": 1, "partition": "0", "position": "5", "ordinal": 0},
     ],
 )
-def test_what_is_no_source_is_refused(source: object) -> None:
+def test_what_is_no_source_is_refused(fields: object) -> None:
     with pytest.raises(ValueError, match=r"SOURCE|position"):
-        source_id({"SOURCE": source})
+        source_id({"SOURCE": fields}, pipeline=SPEC.name)
 
 
 def test_a_source_of_two_parts_is_read() -> None:
-    row = {"SOURCE": {"run": 3, "partition": "shardId-1", "position": "7.2", "ordinal": 1}}
-    assert source_id(row) == SourceId("shardId-1", 7 << 64 | 2, 3, 1)
-    assert str(source_id(row)) == "shardId-1/7.2 (run 3)"
+    row = {"SOURCE": source(0, run=3, partition="shardId-1") | {"position": "7.2", "ordinal": 1}}
+    found = source_id(row, pipeline=SPEC.name)
+    assert found == SourceId("shardId-1", 7 << 64 | 2, 3, 1)
+    assert str(found) == "shardId-1/7.2 (run 3)"
 
 
 def test_positions_wider_than_64_bits_are_kept() -> None:

@@ -3,17 +3,29 @@
 Event-loop only.
 """
 
+from dataclasses import replace
+
 from cutbank.objects import open_store
 from cutbank.pipeline.sinking import run_sink
-from cutbank.pipeline.spec import load_spec
+from cutbank.pipeline.spec import PipelineSpec, load_spec
 from cutbank.runtime.service import Runtime, Service
 from cutbank.transports import open_transport
 from cutbank_sink.settings import SinkSettings
 
 
+def _spec_hash(spec: PipelineSpec) -> str | None:
+    """What the claims record; None in an image without detectors, whose versions are part of it."""
+    try:
+        from cutbank import detectors
+    except ImportError:
+        return None
+    return spec.hash(algorithm_version=detectors.algorithm_version(spec.detector.name))
+
+
 async def run(settings: SinkSettings, runtime: Runtime) -> None:
     """Sink the spec's destination stream. Raises CutbankErrors; wrong settings, spec or store as UsageError."""
-    config = settings.config(load_spec(settings.spec))
+    spec = load_spec(settings.spec)
+    config = replace(settings.config(spec), spec_hash=_spec_hash(spec))
     clock, metrics = runtime.clock, runtime.metrics
     async with (
         open_transport(settings.transport_url, clock=clock, metrics=metrics) as transport,

@@ -1,7 +1,8 @@
 """What a recount found: the accounts of a pipeline, as values. Owns the names of everything that can be wrong.
 
 Two equations must hold, record by record and not only as sums: every record of the source is scored or in the error
-stream, exactly once; every anomaly is one line in the objects, byte for byte as it was published. Values only; no I/O.
+stream, exactly once; every anomaly is one line in the objects, byte for byte as it was published, and every object is
+as a claim says. Lines of other pipelines are no part of it. Values only; no I/O.
 """
 
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class FindingKind(Enum):
     MISSING_OBJECT = ("missing object", Side.ANOMALIES, "objects that a claim names and that are not there")
     GIVEN_UP = ("given up for lost", Side.ANOMALIES, "stretches of [anomalies] that a setting gave up")
     UNREADABLE_CLAIM = ("unreadable claim", Side.ANOMALIES, "claims that can't be read")
+    DIFFERENT_OBJECT = ("object differs from its claim", Side.ANOMALIES, "objects that are not as their claim says")
+    UNCLAIMED_OBJECT = ("object without a claim", Side.ANOMALIES, "objects that no claim names")
     ALTERED_LINE = ("altered line", Side.ANOMALIES, "lines in objects that differ from what was published")
     FOREIGN_LINE = ("foreign line", Side.ANOMALIES, "lines in objects that are no anomaly of this pipeline")
     UNREADABLE_LINE = ("unreadable line", Side.ANOMALIES, "lines in objects that are no JSON row with a SOURCE")
@@ -136,14 +139,15 @@ class SourceId(NamedTuple):
         return f"{self.partition}/{position_text(Position(self.position))} (run {self.run})"
 
 
-def source_id(row: Any) -> SourceId:
-    """The SOURCE of a decoded line. Raises ValueError when it has none."""
+def source_id(row: Any, *, pipeline: str) -> SourceId | None:
+    """The SOURCE of a decoded line; None: another pipeline's line. Raises ValueError when it has none."""
     try:
         source = row["SOURCE"]
+        writer = source["pipeline"]
         run, ordinal, partition = source["run"], source["ordinal"], source["partition"]
         position = position_from_text(source["position"])
     except (KeyError, TypeError, AttributeError):
         raise ValueError("no SOURCE") from None
-    if type(run) is not int or type(ordinal) is not int or type(partition) is not str:
+    if type(writer) is not str or type(run) is not int or type(ordinal) is not int or type(partition) is not str:
         raise ValueError("not a SOURCE")
-    return SourceId(partition, position, run, ordinal)
+    return SourceId(partition, position, run, ordinal) if writer == pipeline else None

@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 
@@ -24,8 +25,30 @@ from cutbank.transports.base import Assigned, Consumer, Lease, Lost, Revoked
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 RETAKE = RetryPolicy(attempts_max=None, delay_s_first=0.1, delay_s_max=10.0)
-"""Pauses before a partition's work is taken up again after a passing fault: for as long as it lasts."""
+"""Pauses before a partition is taken up again, after a passing fault or when given up: for as long as it lasts."""
+
+
+async def unless_stopped(call: Awaitable[T], stop: asyncio.Event) -> T | None:
+    """The call's result; None when `stop` is set first: then the call is cancelled and its end waited for."""
+    calling = asyncio.ensure_future(call)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({calling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        calling.cancel()
+        stopping.cancel()
+        await asyncio.wait({calling, stopping})
+    if calling.cancelled() and stop.is_set():
+        return None
+    return calling.result()
+
+
+async def pause(attempt: int, *, stop: asyncio.Event, clock: Clock, rng: random.Random) -> None:
+    """Sleep before the next attempt as RETAKE says, with jitter, but wake when stopped. Attempts count from 1."""
+    await unless_stopped(clock.sleep(rng.uniform(0.0, RETAKE.delay_s_bound(attempt))), stop)
 
 
 @dataclass(slots=True)
@@ -42,7 +65,7 @@ class PartitionRunner:
 
     `work` fences, reads and writes until `stop` is set, then finishes what its contract says (snapshot, flush) and
     returns. It raises `Fenced` when given up, a retryable error or `OutcomeUnknown` to be started again, and
-    `PartitionStopped` to be parked.
+    `PartitionStopped` to be parked. `on_released` is called when this process has let go of a partition.
     """
 
     def __init__(
@@ -54,6 +77,7 @@ class PartitionRunner:
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
+        on_released: Callable[[Partition], None] = lambda _: None,
     ) -> None:
         self._consumer = consumer
         self._work = work
@@ -62,7 +86,10 @@ class PartitionRunner:
         self._metrics = metrics
         self._rng = rng
         self._held: dict[Partition, _Held] = {}
+        self._on_released = on_released
         self._stopped: set[Partition] = set()
+        self._given_up: dict[Partition, int] = {}
+        """How often in a row, over one lease after another."""
 
     @property
     def stopped(self) -> frozenset[Partition]:
@@ -103,6 +130,7 @@ class PartitionRunner:
             await asyncio.shield(held.lease.release())
             if self._held.get(partition) is held:
                 del self._held[partition]
+                self._on_released(partition)
             self._stopped.discard(partition)
             self._metrics.set("cutbank_partitions_held", len(self._held), role=self._role)
             self._metrics.set("cutbank_partitions_stopped", len(self._stopped), role=self._role)
@@ -114,10 +142,16 @@ class PartitionRunner:
             began_s = self._clock.monotonic_s()
             try:
                 await self._work(held.lease, held.stop)
+                self._given_up.pop(partition, None)
                 return
             except Fenced as error:
                 log.warning("partition given up", partition=str(partition), role=self._role, why=str(error))
                 self._metrics.add("cutbank_partitions_given_up_total", role=self._role)
+                if self._lasted(began_s):
+                    self._given_up.pop(partition, None)
+                times = self._given_up[partition] = self._given_up.get(partition, 0) + 1
+                # Once released, it may be assigned to us again at once: two that want it would fence each other away.
+                await pause(times, stop=held.stop, clock=self._clock, rng=self._rng)
                 return
             except PartitionStopped as error:
                 await self._park(held, error)
@@ -125,12 +159,16 @@ class PartitionRunner:
             except CutbankError as error:
                 if not (error.retryable or isinstance(error, OutcomeUnknown)):
                     raise
-                if self._clock.monotonic_s() - began_s > RETAKE.delay_s_max:
-                    attempt = 0  # it worked for a while: a new fault, not the same one
+                if self._lasted(began_s):
+                    attempt = 0
                 attempt += 1
                 log.warning("partition taken up again", partition=str(partition), role=self._role, why=str(error))
                 self._metrics.add("cutbank_partitions_retaken_total", role=self._role)
-                await self._pause(held.stop, self._rng.uniform(0.0, RETAKE.delay_s_bound(attempt)))
+                await pause(attempt, stop=held.stop, clock=self._clock, rng=self._rng)
+
+    def _lasted(self, began_s: float) -> bool:
+        """Whether the work went on for a while: what ended it is a new fault then, not the same one."""
+        return self._clock.monotonic_s() - began_s > RETAKE.delay_s_max
 
     async def _park(self, held: _Held, error: PartitionStopped) -> None:
         """Loud, once; the lease stays held so that the partition does not wander from process to process."""
@@ -138,13 +176,3 @@ class PartitionRunner:
         self._stopped.add(held.lease.partition)
         self._metrics.set("cutbank_partitions_stopped", len(self._stopped), role=self._role)
         await held.stop.wait()
-
-    async def _pause(self, stop: asyncio.Event, delay_s: float) -> None:
-        """Sleep, but wake when stopped."""
-        sleeping = asyncio.ensure_future(self._clock.sleep(delay_s))
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            stopping.cancel()

@@ -41,6 +41,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("cutbank_claims_created_total", "counter", "Claims that this sink made."),
     Metric("cutbank_claims_adopted_total", "counter", "Claims of somebody else that this sink finished."),
     Metric("cutbank_repeats_dropped_total", "counter", "Anomalies dropped because they were seen before."),
+    Metric("cutbank_others_left_out_total", "counter", "Anomalies of other pipelines, left to their own sinks."),
     Metric(
         "cutbank_partitions_given_up_total", "counter", "Partitions given up: fenced, or an unknown outcome.", ("role",)
     ),

@@ -13,6 +13,7 @@ import pytest
 
 from cutbank.cli.demo import children
 from cutbank.cli.demo.children import Child
+from cutbank.cli.demo.session import _words
 from cutbank.testing.clock import ManualClock
 
 WAIT_S = 20.0
@@ -37,6 +38,25 @@ _MODULES = {
         import sys
         print("STREAM_NAME: no such thing", file=sys.stderr)
         sys.exit(2)
+        """,
+    "struggles": """
+        import sys
+        from cutbank.runtime.logging import configure_logging
+        import structlog
+        configure_logging(log_format="console", stream=sys.stdout, service="sink")
+        log = structlog.get_logger("cutbank.pipeline.partitions")
+        log.warning("partition taken up again", partition="anomalies/0", role="sink", why="the disk is slow")
+        log.info("still here")
+        """,
+    "parks": """
+        import sys
+        from cutbank.runtime.logging import configure_logging
+        import structlog
+        configure_logging(log_format="console", stream=sys.stdout, service="sink")
+        log = structlog.get_logger("cutbank.pipeline.partitions")
+        log.warning("partition taken up again", partition="anomalies/0", role="sink", why="the disk is slow")
+        log.error("partition stopped", partition="anomalies/0", reason="stopped", why="object 'a.json' is gone")
+        log.info("still here")
         """,
     "names": "import sys; print(__name__, sys.argv)",
 }
@@ -88,6 +108,24 @@ async def test_a_killed_child_is_started_again_after_a_second_and_it_is_said(tmp
     assert keeper.child.restarts == 1
     assert keeper.child.failure is None
     assert keeper.child.exit_code == 0
+
+
+async def test_what_a_service_complains_of_is_found_in_its_log(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, "struggles", ends_by_itself=True)
+    assert (keeper.child.parked(), keeper.child.complaint()) == (None, None)
+    await keeper.child.supervise()
+    assert (keeper.child.parked(), keeper.child.complaint()) == (None, "the disk is slow")
+    assert _words(keeper.child) == f": the disk is slow (see {keeper.log}); if it stays so, --fresh begins anew"
+
+
+async def test_a_parked_partition_is_found_but_not_that_of_an_earlier_run_whose_log_is_kept(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, "parks", ends_by_itself=True)
+    await keeper.child.supervise()
+    assert keeper.child.parked() == keeper.child.complaint() == "object 'a.json' is gone"
+    later = Keeper(tmp_path, "done", ends_by_itself=True)
+    await later.child.supervise()
+    assert (later.child.parked(), later.child.complaint()) == (None, None)
+    assert "partition stopped" in later.log.read_text()
 
 
 async def test_a_child_that_keeps_dying_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutbank.cli.demo.folder import DemoFolder, name_of_input, spec_toml
+from cutbank.cli.demo.origin import HEAD_BYTES
 from cutbank.errors import UsageError
 from cutbank.pipeline.spec import PipelineSpec, load_spec, parse_spec
 
@@ -31,6 +32,64 @@ def test_another_spec_is_refused(tmp_path: Path) -> None:
     assert folder.existing_spec() == SPEC
 
 
+def _input(path: Path, text: str) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def test_another_file_of_the_same_name_is_refused_and_the_same_one_is_gone_on_with(tmp_path: Path) -> None:
+    folder = DemoFolder(tmp_path)
+    first = _input(tmp_path / "a" / "trades.csv", "price\n1\n2\n")
+    other = _input(tmp_path / "b" / "trades.csv", "price\n1\n3\n")
+    assert folder.prepare(SPEC, input_=first) is False
+    assert folder.prepare(SPEC, input_=first) is True
+    with pytest.raises(UsageError, match=r"holds another input; begin anew with --fresh, or .* --data"):
+        folder.prepare(SPEC, input_=other)
+    folder.set_aside(when="now")
+    assert folder.prepare(SPEC, input_=other) is False
+
+
+def test_a_short_file_that_has_grown_is_the_same_and_is_known_by_all_of_it_from_then_on(tmp_path: Path) -> None:
+    folder, path = DemoFolder(tmp_path), tmp_path / "in" / "trades.csv"
+    folder.prepare(SPEC, input_=_input(path, "price\n1\n"))
+    assert folder.prepare(SPEC, input_=_input(path, "price\n1\n2\n")) is True
+    for replaced in ("price\n1\n3\n", "price\n1\n", ""):
+        with pytest.raises(UsageError, match="holds another input"):
+            folder.prepare(SPEC, input_=_input(path, replaced))
+
+
+def test_a_long_file_is_known_by_its_beginning(tmp_path: Path) -> None:
+    folder, path = DemoFolder(tmp_path), tmp_path / "in" / "trades.csv"
+    text = "1\n" * HEAD_BYTES
+    folder.prepare(SPEC, input_=_input(path, text))
+    assert folder.prepare(SPEC, input_=_input(path, text + "2\n")) is True
+    with pytest.raises(UsageError, match="holds another input"):
+        folder.prepare(SPEC, input_=_input(path, "3" + text[1:]))
+
+
+def test_made_up_records_standard_input_and_a_file_never_share_a_log(tmp_path: Path) -> None:
+    inputs = (None, "-", _input(tmp_path / "in" / "stdin.csv", "price\n1\n"))
+    for number, first in enumerate(inputs):
+        folder = DemoFolder(tmp_path / str(number))
+        folder.path.mkdir()
+        folder.prepare(SPEC, input_=first)
+        for second in inputs:
+            if second == first:
+                assert folder.prepare(SPEC, input_=second) is True
+                continue
+            with pytest.raises(UsageError, match="holds another input"):
+                folder.prepare(SPEC, input_=second)
+
+
+def test_a_demo_that_does_not_say_where_its_records_came_from_is_not_gone_on_with(tmp_path: Path) -> None:
+    folder = DemoFolder(tmp_path)
+    folder.prepare(SPEC)
+    folder.origin.write_text("{}")
+    with pytest.raises(UsageError, match="holds another input"):
+        folder.prepare(SPEC)
+
+
 @pytest.mark.parametrize("name", ["log.db", "log.db-wal", "anomalies", "state"])
 def test_a_log_or_objects_that_no_demo_made_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("theirs")
@@ -50,7 +109,14 @@ def test_fresh_sets_aside_what_is_ours_and_nothing_else(tmp_path: Path) -> None:
         (tmp_path / "mine.csv").write_text("theirs")
         aside = folder.set_aside(when="20261123T061500Z")
     assert aside == tmp_path / "earlier" / "20261123T061500Z"
-    assert sorted(path.name for path in aside.iterdir()) == ["anomalies", "demo.toml", "log.db", "log.db-wal", "logs"]
+    assert sorted(path.name for path in aside.iterdir()) == [
+        "anomalies",
+        "demo.input.json",
+        "demo.toml",
+        "log.db",
+        "log.db-wal",
+        "logs",
+    ]
     assert (aside / "anomalies" / "_cutbank" / "x").is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.lock", "earlier", "mine.csv"]
     assert folder.prepare(OTHER) is False

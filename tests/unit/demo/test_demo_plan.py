@@ -29,6 +29,7 @@ def test_trades_are_made_up_by_default() -> None:
         "CUTBANK_LOG_FORMAT": "console",
         "CUTBANK_STATE_URL": "file://data/state",
         "CUTBANK_EMIT": "all",
+        "CUTBANK_SNAPSHOT_S": "5",
     }
     assert plan.environs["sink"]["CUTBANK_FLUSH_ON_STOP"] == "true"
     assert plan.environs["sink"]["CUTBANK_STORE_URL"] == "file://data/anomalies"
@@ -41,6 +42,7 @@ def test_an_input_has_a_folder_columns_and_a_name_of_its_own(trades: Path) -> No
     assert plan.spec.features == ("price", "size")
     assert [column.name for column in plan.spec.columns] == ["at", "price", "size", "who"]
     assert (plan.seconds, plan.labels, plan.source) == (None, None, None)
+    assert plan.input == str(trades)
     assert plan.producer.pace == "max"
     assert plan.producer.resume is True
     assert plan.producer.duration_seconds == 0

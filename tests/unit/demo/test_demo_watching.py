@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from cutbank.cli.demo import watching
-from cutbank.cli.demo.view import RUNNING, STARTING, View
+from cutbank.cli.demo.view import RUNNING, STARTING, STARTING_LONG, STARTING_S, View
 from cutbank.cli.demo.watching import Watcher
 from cutbank.metrics import NoMetrics
 from cutbank.objects.filesystem import FileSystemStore
@@ -125,6 +125,8 @@ async def test_until_something_is_scored_it_is_starting_and_then_learning(house:
     await house.publish(SPEC.source, 400)
     view = await house.look()
     assert (view.phase, view.learning) == (STARTING, (0, 256))
+    house.clock._elapsed_s += STARTING_S + 1.0
+    assert (await house.look()).phase == STARTING_LONG
     await house.commit("scorer", SPEC.source, 100)
     view = await house.look()
     assert (view.phase, view.learning) == (RUNNING, (100, 256))

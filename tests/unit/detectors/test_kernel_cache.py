@@ -2,16 +2,18 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
 from cutbank import detectors
-from cutbank.detectors.kernels import checking, forest
+from cutbank.detectors.kernels import checking, compiling, forest
 from cutbank.detectors.kernels.compiling import cache_folder, sources_digest
 
 RUN = """
@@ -47,6 +49,16 @@ def test_no_place_for_a_cache_still_computes(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     value, folder, hits = run_with_cache(tmp_path / "file")
     assert (value, folder, hits) == (0.6931471805599453, "None", 0)
+
+
+def test_a_user_without_a_home_has_no_cache_there_and_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(user_id: int) -> pwd.struct_passwd:
+        raise KeyError(f"getpwuid(): uid not found: {user_id}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    assert compiling._bases() == [Path(compiling.__file__).parent / "__pycache__"]
 
 
 def test_the_first_place_that_can_be_written_to_is_taken(tmp_path: Path) -> None:

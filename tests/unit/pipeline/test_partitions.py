@@ -33,6 +33,7 @@ class Script:
         self.queue: asyncio.Queue[GroupEvent] = asyncio.Queue()
         self.released: list[str] = []
         self.left = False
+        self.assign_when_released = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,6 +60,9 @@ class ScriptLease:
 
     async def release(self) -> None:
         self._script.released.append(self.partition.id)
+        if self._script.assign_when_released:
+            self._script.assign_when_released = False
+            self._script.assign(int(self.partition.id))
 
 
 class Scene:
@@ -68,6 +72,7 @@ class Scene:
         self.clock = ManualClock()
         self.script = Script()
         self.stop = asyncio.Event()
+        self.let_go: list[Partition] = []
         self.runner = PartitionRunner(
             cast("Any", self.script),
             work,
@@ -75,6 +80,7 @@ class Scene:
             clock=self.clock,
             metrics=NoMetrics(),
             rng=random.Random(1),
+            on_released=self.let_go.append,
         )
         self.task = asyncio.create_task(self.runner.run(self.stop))
 
@@ -164,6 +170,76 @@ async def test_given_up_means_released_and_not_started_again() -> None:
     assert starts == 1
     assert scene.script.released == ["0"]
     await scene.end()
+
+
+async def test_given_up_again_and_again_is_released_after_a_growing_pause() -> None:
+    starts_s: list[float] = []
+
+    async def work(_: Lease, stop: asyncio.Event) -> None:
+        starts_s.append(scene.clock.monotonic_s())
+        if len(starts_s) > 30:
+            await stop.wait()
+            return
+        scene.script.assign_when_released = True
+        raise Fenced("somebody else wants it too")
+
+    scene = Scene(work)
+    scene.script.assign(0)
+    await scene.clock.settle()
+    assert scene.script.released == []
+    await scene.clock.advance(1_000.0)
+    pauses_s = [after - before for before, after in itertools.pairwise(starts_s)]
+    assert len(starts_s) == 31
+    assert max(pauses_s) <= 10.0
+    assert sum(pauses_s[:4]) < 1.6 < max(pauses_s)
+    await scene.end()
+
+
+async def test_given_up_long_after_the_last_time_pauses_shortly_again() -> None:
+    pauses_s: list[float] = []
+
+    async def work(_: Lease, __: asyncio.Event) -> None:
+        if len(pauses_s) >= 10:
+            await scene.clock.sleep(20.0)
+        scene.script.assign_when_released = len(pauses_s) < 30
+        pauses_s.append(scene.clock.monotonic_s())
+        raise Fenced("somebody else wants it too")
+
+    scene = Scene(work)
+    scene.script.assign(0)
+    await scene.clock.advance(2_000.0)
+    assert len(pauses_s) == 31
+    assert all(20.0 <= after - before <= 20.1 for before, after in itertools.pairwise(pauses_s[11:]))
+    await scene.end()
+
+
+async def test_the_pause_of_what_was_given_up_ends_when_it_is_to_stop() -> None:
+    async def work(_: Lease, __: asyncio.Event) -> None:
+        raise Fenced("somebody else has it")
+
+    scene = Scene(work)
+    lease = scene.script.assign(0)
+    await scene.clock.settle()
+    assert (scene.clock.sleepers, scene.script.released) == (1, [])
+    scene.script.queue.put_nowait(Revoked(lease))
+    await scene.clock.settle()  # no time passes
+    assert scene.script.released == ["0"]
+    await scene.end()
+
+
+@pytest.mark.parametrize("error", [Fenced("given up"), PositionLost("parked"), StreamUnavailable("down"), None])
+async def test_letting_go_of_a_partition_is_told_once_however_its_work_ended(error: CutbankError | None) -> None:
+    async def work(_: Lease, stop: asyncio.Event) -> None:
+        if error is not None:
+            raise error
+        await stop.wait()
+
+    scene = Scene(work)
+    scene.script.assign(0)
+    await scene.clock.settle()
+    assert scene.let_go == []
+    await scene.end()
+    assert scene.let_go == [Partition("trades", "0")]
 
 
 @pytest.mark.parametrize("error", [StreamUnavailable("x"), StoreUnavailable("x"), OutcomeUnknown("x")])

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from cutbank.errors import AnotherStream, Fenced, PartitionStopped, PositionLost, StateLost, StreamUnavailable
-from cutbank.pipeline.scoring.assignment import ROUNDS_MAX, ModelShelf
+from cutbank.pipeline.scoring.assignment import EMPTY_READS_MAX, ROUNDS_MAX, ModelShelf
 from cutbank.pipeline.scoring.model import PartitionModel
 from cutbank.pipeline.scoring.snapshots import (
     Birth,
@@ -22,7 +22,7 @@ from cutbank.pipeline.scoring.snapshots import (
     stream_birth_from_bytes,
 )
 from cutbank.pipeline.spec import DetectorSpec
-from cutbank.records import Partition, Position, position_inverted
+from cutbank.records import Batch, Partition, Position, position_inverted
 from cutbank.transports.base import StreamConfig
 from scoring_stage import (
     DETECTORS,
@@ -309,6 +309,30 @@ class TestSnapshots:
                     await worker.work(TappedLease(lease, move), asyncio.Event())
             assert fences["fence"] == ROUNDS_MAX
 
+    async def test_a_replay_that_gets_nowhere_is_taken_up_later(self, tmp_path: Path) -> None:
+        async with Stage(tmp_path, config=RARE).opened() as stage:
+            await stage.publish(trades(40))
+            await stage.score_all()
+            await stage.commit(30)  # before the only snapshot: all is learnt again
+            reads = 0
+
+            class Mute(TappedLease):
+                async def receive(self, *, records_max: int, bytes_max: int, wait_s: float) -> Batch:
+                    nonlocal reads
+                    reads += 1
+                    batch = await super().receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s)
+                    if reads == 1:
+                        return batch
+                    self.seek(batch.start)
+                    return batch.before(batch.start)
+
+            async with stage.lease() as lease, stage.worker() as worker:
+                with pytest.raises(StreamUnavailable, match="the log does not reach 30 yet"):
+                    await worker.work(Mute(lease), asyncio.Event())
+            assert reads == 1 + EMPTY_READS_MAX + 1
+            await stage.score_all()
+            assert await stage.committed() == 40
+
     async def test_snapshots_from_beyond_the_committed_position_are_forgotten(self, tmp_path: Path) -> None:
         # As after a power failure with a log that syncs less than the store: others may follow in the lost ones' place.
         async with Stage(tmp_path, config=RARE).opened() as stage:
@@ -520,6 +544,53 @@ class TestLoudStops:
             await stage.commit(1000)
             with pytest.raises(PartitionStopped, match="the log was cut"):
                 await stage.score_all()
+
+    async def test_a_log_that_ends_before_the_newest_snapshot_and_knows_no_commit(self, tmp_path: Path) -> None:
+        # As when the log comes back from a backup older than the first commit, and other records follow in it.
+        (tmp_path / "old").mkdir()
+        async with Stage(tmp_path).opened() as stage:
+            await stage.publish(trades(10))
+        (tmp_path / "old/log.db").write_bytes((tmp_path / "log.db").read_bytes())
+        async with Stage(tmp_path).opened() as stage:
+            await stage.publish(trades(40, first=10))
+            await stage.score_all()
+        (tmp_path / "state").rename(tmp_path / "old/state")
+        async with Stage(tmp_path / "old").opened() as stage:
+            await stage.publish(trades(20, first=100))
+            with pytest.raises(PartitionStopped, match=r"ends before 50, where .* run 1 in .*: the log was cut"):
+                await stage.score_all()
+            assert await stage.committed() is None
+            assert await stage.lines("anomalies") == []
+
+    async def test_a_log_that_ends_before_the_birth(self, tmp_path: Path) -> None:
+        async with Stage(tmp_path).opened() as stage:
+            await stage.publish(trades(10))
+            path = stage.state_folder / STREAM_BIRTH
+            path.parent.mkdir(parents=True)
+            identity = (await stage.transport.describe("trades")).identity
+            path.write_bytes(stream_birth_bytes_of(identity, starts={"0": Position(11)}))
+            with pytest.raises(PartitionStopped, match="ends before 11"):
+                await stage.score_all()
+            assert await stage.committed() is None
+
+    async def test_a_birth_at_a_newer_end_than_was_described_first_is_no_cut(self, tmp_path: Path) -> None:
+        # Another process begins at `latest`, of which our description of the stream knows nothing yet.
+        config = QUICK.model_copy(update={"emit": "all"})
+        async with Stage(tmp_path, config=config).opened() as stage:
+            await stage.publish(trades(5))
+            identity = (await stage.transport.describe("trades")).identity
+
+            async def faster(name: str, phase: str) -> None:
+                path = stage.state_folder / BIRTH
+                if (name, phase) == ("list", "before") and not path.exists():
+                    await stage.publish(trades(5, first=5))
+                    run = Run("p", P0, identity, 1, SPEC.hash(algorithm_version=1))
+                    path.parent.mkdir(parents=True)
+                    path.write_bytes(birth_bytes(Birth(run=run, start=Position(8))))
+                    (stage.state_folder / STREAM_BIRTH).write_bytes(stream_birth_bytes_of(identity, starts={}))
+
+            await stage.score_all(hook=faster)
+            assert sources(await stage.lines("scores")) == ["8", "9"]
 
 
 class TestNewRunAllowed:

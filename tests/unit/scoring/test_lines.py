@@ -7,12 +7,15 @@ import orjson
 import pytest
 
 from cutbank.pipeline.scoring.decode import Decoder, Fault, Reason
-from cutbank.pipeline.scoring.lines import ERROR_PAYLOAD_BYTES_MAX, LineWriter, rowtime_text
+from cutbank.pipeline.scoring.lines import ERROR_PAYLOAD_BYTES_MAX, LineWriter, rowtime_text, stream_text
+from cutbank.pipeline.scoring.snapshots import Run
 from cutbank.pipeline.spec import PipelineSpec
-from cutbank.records import Position
+from cutbank.records import Partition, Position
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-WRITER = LineWriter(PipelineSpec(), partition_id="0", run=1)
+SPEC = PipelineSpec()
+RUN = Run(pipeline=SPEC.name, partition=Partition("trades", "0"), identity="c0ffee", number=1, spec_hash="")
+WRITER = LineWriter(SPEC, RUN)
 ARRIVAL_MS = 1_795_388_400_123  # 2026-11-22T23:00:00.123Z
 RECORDS: list[tuple[bytes, float]] = [
     (b'{"tickerSymbol":"AMZN","tradeType":"BUY","price":301.25,"quantity":240,"id":17}', 3.86),
@@ -66,7 +69,19 @@ def test_a_line_has_the_specs_columns_then_what_cutbank_adds() -> None:
     columns = ["tickerSymbol", "tradeType", "price", "quantity", "id", "ANOMALY_SCORE", "ROWTIME", "SOURCE"]
     assert list(line) == columns
     assert (line["tickerSymbol"], line["price"], line["id"]) == (None, 2.5, 1)
-    assert line["SOURCE"] == {"run": 1, "partition": "0", "position": "0", "ordinal": 0}
+    assert list(line["SOURCE"].items()) == [
+        ("pipeline", "anomaly-extractor"),
+        ("stream", stream_text("trades", "c0ffee")),
+        ("run", 1),
+        ("partition", "0"),
+        ("position", "0"),
+        ("ordinal", 0),
+    ]
+
+
+def test_a_stream_made_again_under_its_name_has_another_source() -> None:
+    assert stream_text("trades", "c0ffee") == "trades@fb028887"
+    assert stream_text("trades", "decaf") != stream_text("trades", "c0ffee")
 
 
 @pytest.mark.parametrize("score", [0.1 + 0.2, 1 / 3, 1.0, 1e16, 5e-324, 1.7976931348623157e308, 2**53 + 2.0])

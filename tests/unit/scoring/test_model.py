@@ -10,6 +10,7 @@ import pytest
 
 from cutbank import detectors
 from cutbank.errors import SnapshotUnusable, UsageError
+from cutbank.pipeline.scoring.lines import stream_text
 from cutbank.pipeline.scoring.model import Counts, DetectorSource, Emit, PartitionModel, registered
 from cutbank.pipeline.scoring.snapshots import Birth, Run
 from cutbank.pipeline.spec import Column, DetectorSpec, PipelineSpec
@@ -53,7 +54,14 @@ def test_an_anomaly_is_what_scores_over_the_threshold_with_its_identity() -> Non
     anomalies = lines(scored.outputs, "anomalies")
     assert anomalies == [line for line in scores if float(str(line["ANOMALY_SCORE"])) > SPEC.threshold]
     assert len(anomalies) == scored.anomalies > 5
-    assert scores[7]["SOURCE"] == {"run": 3, "partition": "0", "position": "7", "ordinal": 0}
+    assert scores[7]["SOURCE"] == {
+        "pipeline": RUN.pipeline,
+        "stream": stream_text("trades", RUN.identity),
+        "run": 3,
+        "partition": "0",
+        "position": "7",
+        "ordinal": 0,
+    }
 
 
 def test_a_score_at_the_threshold_is_no_anomaly() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,14 +12,14 @@ import orjson
 import pytest
 
 from cutbank.clock import Clock, SystemClock
-from cutbank.errors import DetectorMismatch, StoreRefused, UsageError
+from cutbank.errors import DetectorMismatch, StoreRefused, StoreUnavailable, UsageError
 from cutbank.objects import open_store
 from cutbank.pipeline.scoring import ScorerConfig, run_scorer
 from cutbank.pipeline.scoring.scorer import group_name
 from cutbank.records import Partition
 from cutbank.testing import ManualClock
 from cutbank.transports.base import StreamConfig
-from scoring_stage import DEADLINE_S, DETECTORS, QUICK, Stage, TappedStore, trades
+from scoring_stage import DEADLINE_S, DETECTORS, QUICK, Recorder, Stage, TappedStore, trades
 
 
 async def run(
@@ -114,6 +115,71 @@ async def test_a_stop_while_waiting_ends_at_once(tmp_path: Path) -> None:
         stop = asyncio.Event()
         stop.set()
         await run(stage, stop)
+
+
+async def test_a_stop_while_the_store_is_away_ends_without_more_attempts(tmp_path: Path) -> None:
+    class Away(TappedStore):
+        async def probe(self) -> None:
+            raise StoreUnavailable("no answer")
+
+    async with Stage(tmp_path, streams=()).opened() as stage:
+        stop, clock = asyncio.Event(), ManualClock()
+        ready: list[bool] = []
+        store = Away(stage.store)
+        running = asyncio.create_task(run(stage, stop, clock=clock, store=store, on_ready=lambda: ready.append(True)))
+        while not clock.sleepers:
+            await clock.settle()
+        stop.set()
+        await running  # no time passes
+        assert ready == []
+        assert await stage.transport.streams() == ()
+
+
+async def test_a_stop_during_the_self_check_waits_for_no_thread(tmp_path: Path) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert gate.wait(DEADLINE_S)
+
+    async with Stage(tmp_path, detectors=replace(DETECTORS, self_check=slow), streams=()).opened() as stage:
+        stop = asyncio.Event()
+        running = asyncio.create_task(run(stage, stop))
+        await asyncio.to_thread(begun.wait, DEADLINE_S)
+        stop.set()
+        try:
+            async with asyncio.timeout(DEADLINE_S / 3):
+                await running
+        finally:
+            gate.set()
+
+
+class Labelled(Recorder):
+    """Also remembers every value of the gauges that carry a partition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_partition: dict[tuple[str, str], list[float]] = {}
+
+    def set(self, name: str, value: float, /, **labels: str) -> None:
+        super().set(name, value, **labels)
+        if "partition" in labels:
+            self.of_partition.setdefault((name, labels["partition"]), []).append(value)
+
+
+async def test_a_partition_handed_over_leaves_no_lag_behind(tmp_path: Path) -> None:
+    async with Stage(tmp_path).opened() as stage:
+        metrics = stage.metrics = Labelled()
+        await stage.publish(trades(40))
+        stop, ready = asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(run(stage, stop, on_ready=ready.set))
+        await until_scored(stage)
+        stop.set()
+        await running
+        gauges = ("cutbank_lag_records", "cutbank_lag_seconds", "cutbank_snapshot_age_seconds")
+        assert set(metrics.of_partition) == {(name, "trades/0") for name in gauges}
+        assert all(values[-1] == 0.0 for values in metrics.of_partition.values())
+        assert max(metrics.of_partition["cutbank_snapshot_age_seconds", "trades/0"]) > 0.0
 
 
 async def test_a_refused_store_is_one_clear_error_before_any_stream_is_made(tmp_path: Path) -> None:

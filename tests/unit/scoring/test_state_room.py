@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cutbank.clock import SystemClock
-from cutbank.errors import AlreadyExists, ObjectMissing, SnapshotUnusable
+from cutbank.errors import AlreadyExists, ObjectMissing, SnapshotUnusable, StoreUnavailable
 from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
 from cutbank.pipeline.scoring.snapshots import (
@@ -19,7 +19,7 @@ from cutbank.pipeline.scoring.snapshots import (
 )
 from cutbank.pipeline.scoring.state import SnapshotEntry, StateRoom
 from cutbank.records import Partition, Position
-from scoring_stage import P0
+from scoring_stage import P0, TappedStore
 
 
 def run_of(number: int) -> Run:
@@ -115,6 +115,23 @@ async def test_a_corrupt_snapshot_in_its_place_is_replaced(room: StateRoom, tmp_
         await room.snapshot(P0, entry)
     await put(room, 5)
     assert path.read_bytes() == snapshot_of(5)
+
+
+async def test_two_that_replace_a_corrupt_snapshot_at_once_both_succeed_in_the_end(tmp_path: Path) -> None:
+    async with open_store(f"file://{tmp_path}/state", clock=SystemClock(), metrics=NoMetrics()) as store:
+        rival = StateRoom(store, pipeline="p", stream="trades")
+
+        async def faster(name: str, phase: str) -> None:
+            if (name, phase) == ("delete", "after"):
+                await put(rival, 5)
+
+        room = StateRoom(TappedStore(store, faster), pipeline="p", stream="trades")
+        await rival.create_snapshot(P0, 1, Position(5), b"broken")
+        with pytest.raises(StoreUnavailable, match="somebody else replaced it"):
+            await put(room, 5)
+        await put(room, 5)
+        entry = (await room.inventory(P0)).snapshots[0]
+        assert (await room.snapshot(P0, entry)).records == 5
 
 
 async def test_pruning_keeps_two_usable_generations(room: StateRoom) -> None:

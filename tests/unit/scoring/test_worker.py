@@ -326,6 +326,26 @@ async def test_what_was_read_is_published_before_lost_records_stop_the_partition
         ]
 
 
+async def test_new_runs_one_after_another_are_begun_after_a_growing_pause(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"on_lost_state": "new_run"})
+    async with Stage(tmp_path, config=config).opened() as stage:
+        await stage.publish(trades(5))
+        stop, clock = asyncio.Event(), ManualClock()
+
+        async def lost(name: str, phase: str) -> None:
+            if (name, phase) == ("receive", "before"):
+                raise PositionLost("past retention")
+
+        async with stage.lease() as lease, stage.worker(clock=clock) as worker:
+            working = asyncio.create_task(worker.work(TappedLease(lease, lost), stop))
+            async with asyncio.timeout(10):
+                while not clock.sleepers:
+                    await clock.settle()
+            assert stage.metrics.counters["cutbank_runs_started_total"] == 2  # the first, and one anew
+            stop.set()
+            await working  # no time passes
+
+
 async def test_an_unreachable_log_ends_the_attempts_and_publishes_nothing_twice(tmp_path: Path) -> None:
     async with Stage(tmp_path).opened() as stage:
         await stage.publish(trades(20))

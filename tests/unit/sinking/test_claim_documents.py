@@ -1,8 +1,10 @@
 """Claims as documents: keys, order, canonical JSON, a frozen example that later versions must still read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import ValidationError
 
@@ -66,6 +68,17 @@ EXAMPLES: tuple[Birth | Claim | Lost, ...] = (
 @pytest.mark.parametrize("document", EXAMPLES, ids=lambda document: document.kind)
 def test_a_document_comes_back_as_it_was(document: Birth | Claim | Lost) -> None:
     assert decode(encode(document), type(document), key=document.key) == document
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("minute_ms", 10**18), ("minute_ms", -60_000), ("minute_ms", 1), ("run", 10**30), ("run", -1), ("ordinal", 2**63)],
+)
+def test_a_number_out_of_range_stops_the_partition_and_no_more(field: str, value: int) -> None:
+    document = orjson.loads(encode(example()))
+    (document if field == "minute_ms" else document["marks_after"][0])[field] = value
+    with pytest.raises(PartitionStopped, match=field):
+        decode(json.dumps(document).encode(), Claim, key=example().key)
 
 
 @pytest.mark.parametrize("document", EXAMPLES, ids=lambda document: document.kind)

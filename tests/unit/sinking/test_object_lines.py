@@ -17,7 +17,7 @@ from cutbank.records import Batch, Partition, Position
 GOLDEN = Path(__file__).parent / "golden"
 ARRIVAL_MS = 1_795_388_400_123
 """2026-11-22T23:00:00.123Z"""
-SOURCE = b'{"run":1,"partition":"0","position":"7","ordinal":0}'
+SOURCE = b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1,"partition":"0","position":"7","ordinal":0}'
 
 
 def line(value: bytes) -> Line:
@@ -34,12 +34,16 @@ def test_an_anomaly_keeps_its_bytes_and_is_known_by_its_source() -> None:
         + SOURCE
         + b"}"
     )
-    assert line(value) == Line(value, 1_795_388_407, 2.5, Source("0", 1, Position(7), 0))
+    assert line(value) == Line(value, 1_795_388_407, 2.5, Source("p", "t@0a1b2c3d/0", 1, Position(7), 0))
 
 
 def test_kinesis_positions_are_understood() -> None:
-    source = line(ours(source=b'{"run":3,"partition":"shardId-1","position":"5.9","ordinal":2}')).source
-    assert source == Source("shardId-1", 3, Position((5 << 64) | 9), 2)
+    source = line(
+        ours(
+            source=b'{"pipeline":"p","stream":"t@0a1b2c3d","run":3,"partition":"shardId-1","position":"5.9","ordinal":2}'
+        )
+    ).source
+    assert source == Source("p", "t@0a1b2c3d/shardId-1", 3, Position((5 << 64) | 9), 2)
 
 
 @pytest.mark.parametrize(
@@ -49,16 +53,19 @@ def test_kinesis_positions_are_understood() -> None:
         b"{}",
         b'"0"',
         b"[1]",
-        b'{"run":true,"partition":"0","position":"7","ordinal":0}',
-        b'{"run":1.0,"partition":"0","position":"7","ordinal":0}',
-        b'{"run":-1,"partition":"0","position":"7","ordinal":0}',
-        b'{"run":1,"partition":0,"position":"7","ordinal":0}',
-        b'{"run":1,"partition":"0","position":7,"ordinal":0}',
-        b'{"run":1,"partition":"0","position":"x","ordinal":0}',
-        b'{"run":1,"partition":"0","position":"-7","ordinal":0}',
-        b'{"run":1,"partition":"0","position":"7"}',
-        b'{"run":18446744073709551615,"partition":"0","position":"7","ordinal":0}',
-        b'{"run":1,"partition":"' + b"x" * 300 + b'","position":"7","ordinal":0}',
+        b'{"run":1,"partition":"0","position":"7","ordinal":0}',
+        b'{"pipeline":1,"stream":"t","run":1,"partition":"0","position":"7","ordinal":0}',
+        b'{"pipeline":"p","stream":null,"run":1,"partition":"0","position":"7","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":true,"partition":"0","position":"7","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1.0,"partition":"0","position":"7","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":-1,"partition":"0","position":"7","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1,"partition":0,"position":"7","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1,"partition":"0","position":7,"ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1,"partition":"0","position":"x","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1,"partition":"0","position":"-7","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1,"partition":"0","position":"7"}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":18446744073709551615,"partition":"0","position":"7","ordinal":0}',
+        b'{"pipeline":"p","stream":"t@0a1b2c3d","run":1,"partition":"' + b"x" * 300 + b'","position":"7","ordinal":0}',
     ],
 )
 def test_what_has_no_valid_source_is_not_ours_but_keeps_its_line(source: bytes) -> None:
@@ -171,7 +178,9 @@ def test_the_order_is_second_then_score_then_position() -> None:
 def test_the_golden_object() -> None:
     """Records in the order of the log, the object as it lies in the bucket: fixes lines, order, key and claim."""
     values = (GOLDEN / "records.ndjson").read_bytes().removesuffix(b"\n").split(b"\n")
-    stretch = Stretch(start=Position(3), reading=Position(3), marks=(), minute_ms=0, bytes_max=1 << 20, records_max=100)
+    stretch = Stretch(
+        pipeline="p", start=Position(3), reading=Position(3), marks=(), minute_ms=0, bytes_max=1 << 20, records_max=100
+    )
     batch = Batch(
         partition=Partition("anomalies", "0"),
         start=Position(3),

@@ -41,7 +41,9 @@ async def test_kills_at_random_points_lose_and_repeat_nothing(tmp_path: Path) ->
     ):
         await transport.ensure(StreamConfig("anomalies"))
         for first in range(0, RECORDS, 500):
-            await transport.publish([Message("anomalies", anomaly(n)) for n in range(first, first + 500)])
+            await transport.publish(
+                [Message("anomalies", anomaly(n, pipeline=PipelineSpec().name)) for n in range(first, first + 500)]
+            )
 
         async def claims() -> int:
             return len([key async for key, _ in inspect.links(store)])

@@ -9,10 +9,11 @@ import pytest
 
 from cutbank.errors import AnotherStream, ObjectsLost, PartitionStopped, PositionLost, StateLost
 from cutbank.pipeline.sinking import inspect
-from cutbank.pipeline.sinking.claims import Claim, encode
+from cutbank.pipeline.sinking.claims import Claim, Layout, encode
+from cutbank.pipeline.sinking.layout import object_key
 from cutbank.records import Partition, Position
 from cutbank.transports.base import StreamConfig
-from sinking_world import CHAIN, STREAM, Crashed, Crashing, World, anomaly, ids
+from sinking_world import CHAIN, FIRST_MINUTE_MS, STREAM, Crashed, Crashing, World, anomaly, ids
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -52,6 +53,20 @@ async def test_a_stream_made_again_under_the_same_name_is_another_stream(world: 
     await world.publish(anomaly(2), minute=1)
     await stops_with(world, AnotherStream, "another stream has taken this name.*Give the new stream another name")
     assert ids(await world.lines()) == [1]
+
+
+async def test_an_object_that_is_there_with_other_content_is_never_taken_for_the_claims(world: World) -> None:
+    """As after somebody removed the claims and left the objects."""
+    await world.publish(anomaly(1), minute=0)
+    await world.publish(anomaly(2), minute=1)
+    key = object_key(CHAIN, Layout(), start=Position(0), minute_ms=FIRST_MINUTE_MS, ordinal=0)
+    await world.store.create(key, b"a line of an earlier chain\n")
+    await stops_with(world, PartitionStopped, "other content than its claim says; move it out of the way")
+    assert await world.store.read(key) == b"a line of an earlier chain\n"
+    await world.store.delete(key)
+    await world.sink_all()
+    assert ids(await world.lines()) == [1, 2]
+    await world.check_whole()
 
 
 async def test_another_first_record_is_another_stream_even_under_one_identity(world: World) -> None:

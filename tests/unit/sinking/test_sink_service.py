@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cutbank.clock import SystemClock
+from cutbank.detectors import algorithm_version
 from cutbank.errors import UsageError
 from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
@@ -71,7 +72,7 @@ async def test_from_urls_to_objects(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert not runtime.health.is_ready
         await transport.ensure(StreamConfig("anomalies"))
-        await transport.publish([Message("anomalies", anomaly(n)) for n in range(3)])
+        await transport.publish([Message("anomalies", anomaly(n, pipeline=PipelineSpec().name)) for n in range(3)])
         async with asyncio.timeout(30):
             # It tells its lag after it has taken what it read.
             while "cutbank_lag_records sink anomalies/0" not in metrics.gauges:
@@ -85,4 +86,8 @@ async def test_from_urls_to_objects(tmp_path: Path) -> None:
             async for info in inspect.data_objects(store)
             for line in (await store.read(info.key)).removesuffix(b"\n").split(b"\n")
         ]
+        claims = [claim async for claim in inspect.claims(store)]
     assert ids(lines) == [0, 1, 2]
+    assert [claim.spec_hash for claim in claims] == [
+        PipelineSpec().hash(algorithm_version=algorithm_version("ensemble"))
+    ]

@@ -34,6 +34,7 @@ def new(
     *, start: int = 0, marks: tuple[Mark, ...] = (), minute_ms: int = 0, bytes_max: int = 1 << 20, records_max: int = 99
 ) -> Stretch:
     return Stretch(
+        pipeline=CHAIN.pipeline,
         start=Position(start),
         reading=Position(start),
         marks=marks,
@@ -49,7 +50,7 @@ def claimed(stretch: Stretch) -> tuple[Claim, list[int]]:
 
 
 def mark(position: int, *, run: int = 1, ordinal: int = 0, partition: str = "0") -> Mark:
-    return Mark(partition=partition, run=run, position=Position(position), ordinal=ordinal)
+    return Mark(partition=f"trades@00000000/{partition}", run=run, position=Position(position), ordinal=ordinal)
 
 
 def test_a_record_of_the_next_minute_ends_the_stretch_before_itself() -> None:
@@ -85,9 +86,28 @@ def test_what_is_at_or_before_the_mark_or_of_an_older_run_is_dropped() -> None:
     assert claim.marks_after == (mark(2, run=3),)
 
 
+def test_another_pipelines_anomalies_are_left_to_its_own_sink() -> None:
+    stretch = new(marks=(mark(10),))
+    values = [anomaly(11), anomaly(3, pipeline="staging"), anomaly(900, pipeline="staging"), anomaly(12)]
+    assert stretch.take(batch(0, values, [MINUTE] * 4), broker_ms=MINUTE) == 4
+    claim, kept = claimed(stretch)
+    assert kept == [11, 12]
+    assert (stretch.others, stretch.dropped) == (2, 0)
+    assert claim.marks_after == (mark(12),), "its positions say nothing of ours"
+
+
+def test_a_stream_made_again_or_another_source_is_no_repeat() -> None:
+    stretch = new(marks=(mark(10, run=2),))
+    again = anomaly(3).replace(b"trades@00000000", b"trades@11111111")
+    other = anomaly(4).replace(b"trades@00000000", b"orders@22222222")
+    stretch.take(batch(0, [anomaly(9, run=2), again, other], [MINUTE] * 3), broker_ms=MINUTE)
+    assert claimed(stretch)[1] == [3, 4]
+    assert stretch.dropped == 1
+
+
 def test_ordinals_of_one_record_are_told_apart() -> None:
     marks = Marks([mark(10, ordinal=1)])
-    seen = [marks.seen(Source("0", 1, Position(10), ordinal)) for ordinal in range(4)]
+    seen = [marks.seen(Source("p", "trades@00000000/0", 1, Position(10), ordinal)) for ordinal in range(4)]
     assert seen == [True, True, False, False]
 
 
@@ -103,9 +123,9 @@ def test_source_partitions_have_marks_of_their_own() -> None:
 def test_marks_are_bounded_and_the_one_that_advanced_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stretches, "MARKS_MAX", 3)
     marks = Marks([mark(0, partition=name) for name in "abc"])
-    marks.advance(Source("a", 1, Position(1), 0))
-    marks.advance(Source("d", 1, Position(1), 0))
-    assert [each.partition for each in marks.export()] == ["c", "a", "d"]
+    marks.advance(Source("p", "trades@00000000/a", 1, Position(1), 0))
+    marks.advance(Source("p", "trades@00000000/d", 1, Position(1), 0))
+    assert [each.partition[-1] for each in marks.export()] == ["c", "a", "d"]
 
 
 def test_the_next_stretch_goes_on_with_the_marks_of_the_claim() -> None:

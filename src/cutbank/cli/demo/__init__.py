@@ -20,11 +20,12 @@ one a minute. Ctrl-C or the end drains everything; then records and anomalies ar
 objects, and the exit code is 1 if a line is missing, doubled or altered. Again, Ctrl-C stops at once; nothing is lost.
 
 Run again, it goes on with the same log, model and objects, and the accounts cover all of them: the log keeps 24 hours.
-A file given as --input has a folder of its own, and is gone on with where it was left. --fresh moves what an earlier
-demo left to DATA/earlier; nothing is ever deleted, and nothing touched that no demo made.
+A file given as --input has a folder of its own, and is gone on with where it was left; another file of its name is
+refused. --fresh moves what an earlier demo left to DATA/earlier; nothing is ever deleted, and nothing touched that no
+demo made.
 
 The producer's variables RECORDS_PER_BATCH, RECORDS_PER_SECOND, ANOMALY_SHARE, ANOMALY_MULTIPLIER_MIN and _MAX, SEED,
-SPEED, INPUT_FORMAT, DELIMITER and PARTITION_BY work here too. What the services log is in DATA/logs."""
+SPEED, INPUT_FORMAT, DELIMITER and PARTITION_BY work here too. What the services log is added to DATA/logs."""
 
 _EXAMPLES = (
     "cutbank demo                                              two minutes of trades",

@@ -2,14 +2,16 @@
 
 Invariant: at most one process a child lives, and none after `supervise` has returned or was cancelled. A child that
 dies is started again at most once a second and at most `RESTARTS_MAX` times; one that answers that it was set up
-wrongly (exit code 2) is not. Event-loop only; one task supervises, others may call `stop`.
+wrongly (exit code 2) is not. Logs are only added to, and only what this child wrote is looked at.
+Event-loop only; one task supervises, others may call `stop`.
 """
 
 import asyncio
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from cutbank.cli.demo import child as child_module
@@ -24,8 +26,14 @@ RESTART_S_MIN = 1.0
 STOP_S_MAX = 30.0
 """Seconds that a child gets between SIGTERM and SIGKILL: longer than the services' own grace period."""
 
-LOG_TAIL_BYTES = 2_000
+LOG_TAIL_BYTES = 16_000
 """How much of a log's end is looked at for the reason of a failure."""
+
+_COMPLAINT = re.compile(r"\[(?:warning|error|critical) *\] (?P<event>.*\S) +\[[^]]*\].*? why=(?P<why>.+)")
+"""A line of a service's log with a reason, as `log_format` console writes it."""
+
+_PARKED = "partition stopped"
+"""What a service logs when it gives up on a partition for good."""
 
 EXIT_USAGE = 2
 """A service's exit code for a wrong setting: starting it again would not help."""
@@ -55,6 +63,7 @@ class Child:
         """Of the last process that ended."""
         self.ended = asyncio.Event()
         """Set when no process runs and none will be started."""
+        self._log_start = log.stat().st_size if log.exists() else 0
         self._module = module
         self._environ = environ
         self._clock = clock
@@ -142,15 +151,34 @@ class Child:
             sleeping.cancel()
             stopping.cancel()
 
+    def parked(self) -> str | None:
+        """Why it has stopped a partition for good, as its log's end says; None: it has not."""
+        return next((why for event, why in self._complaints() if event == _PARKED), None)
+
+    def complaint(self) -> str | None:
+        """The last reason that its log gives for anything; None: none."""
+        return next((why for _, why in self._complaints()), None)
+
+    def _complaints(self) -> Iterator[tuple[str, str]]:
+        """Events and reasons, the newest first."""
+        for line in reversed(self._lines()):
+            found = _COMPLAINT.search(line)
+            if found is not None:
+                yield found["event"], found["why"].strip().strip("'\"")
+
+    def _lines(self) -> list[str]:
+        """The end of what this child wrote to its log."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(log.tell() - LOG_TAIL_BYTES, self._log_start))
+                return [line.strip() for line in log.read().decode(errors="replace").split("\n") if line.strip()]
+        except FileNotFoundError:
+            return []
+
     def _last_words(self) -> str:
         """The last line of its log."""
-        with self.log.open("rb") as log:
-            log.seek(0, os.SEEK_END)
-            log.seek(max(log.tell() - LOG_TAIL_BYTES, 0))
-            lines = log.read().decode(errors="replace").split("\n")
-        return (
-            next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing") + f" (see {self.log})"
-        )
+        return next(reversed(self._lines()), "it said nothing") + f" (see {self.log})"
 
 
 def _death(exit_code: int | None) -> str:

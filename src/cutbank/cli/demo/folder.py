@@ -2,6 +2,7 @@
 
     demo.toml   the spec; its presence says that the folder is a demo's
     log.db*     the log; anomalies/ the objects and claims; state/ births and snapshots; logs/ what the services said
+    demo.input.json  what the records come from: a fingerprint of the input's first bytes
     demo.lock   held while a demo runs or counts
     earlier/    what `--fresh` set aside
 
@@ -19,14 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from cutbank.cli.demo.origin import Origin, origin_of
 from cutbank.errors import UsageError
 from cutbank.pipeline.spec import NAME_PATTERN, PipelineSpec, load_spec
 
 LABELS_STREAM = "labels"
 """Where the demo's producer says which records it made anomalous."""
 
-OWN_NAMES = ("demo.toml", "log.db*", "anomalies", "state", "logs")
+OWN_NAMES = ("demo.toml", "demo.input.json", "log.db*", "anomalies", "state", "logs")
 """What `--fresh` sets aside; other files in the folder are not ours and stay."""
+
+_DATA_NAMES = OWN_NAMES[2:]
+"""What a demo's services write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,11 @@ class DemoFolder:
     def spec(self) -> Path:
         """The spec's file."""
         return self.path / "demo.toml"
+
+    @property
+    def origin(self) -> Path:
+        """What says where the log's records come from."""
+        return self.path / "demo.input.json"
 
     @property
     def objects(self) -> Path:
@@ -97,25 +107,36 @@ class DemoFolder:
             raise UsageError(f"{self.path}: can't set the earlier demo aside: {error.strerror}") from None
         return target
 
-    def prepare(self, spec: PipelineSpec) -> bool:
-        """Write the spec, or check that the folder holds the same; True when it holds a demo already.
+    def prepare(self, spec: PipelineSpec, *, input_: str | None = None) -> bool:
+        """Write the spec and where records come from, or check that both are the same; True: it holds a demo already.
 
-        Raises UsageError for a folder with another spec, or with a log that no demo made.
+        Raises UsageError for a folder with another spec or input, or with a log that no demo made.
         """
         remedy = "set it aside with --fresh, or choose another folder with --data"
         if self.spec.exists():
             if same_meaning(load_spec(self.spec), spec):
+                self._check_input(input_)
                 self.logs.mkdir(exist_ok=True)
                 return True
             raise UsageError(f"{self.path}: holds a demo with other columns, features or settings; {remedy}")
-        foreign = [found.name for name in OWN_NAMES[1:] for found in self.path.glob(name)]
+        foreign = [found.name for name in _DATA_NAMES for found in self.path.glob(name)]
         if foreign:
             raise UsageError(f"{self.path}: {foreign[0]} is there, but not from a demo; {remedy}")
-        written = self.spec.with_suffix(".toml.new")
-        written.write_text(spec_toml(spec), encoding="utf-8")
-        written.replace(self.spec)
+        _write(self.origin, origin_of(input_).to_json())
+        _write(self.spec, spec_toml(spec))  # last: its presence says that the folder is a demo's
         self.logs.mkdir(exist_ok=True)
         return False
+
+    def _check_input(self, input_: str | None) -> None:
+        """A file is gone on with where it was left, so it must be the same, but for what was added at its end."""
+        before = Origin.from_json(self.origin.read_text(encoding="utf-8")) if self.origin.exists() else None
+        if before is None or origin_of(input_, bytes_max=before.bytes) != before:
+            raise UsageError(
+                f"{self.path}: holds another input; begin anew with --fresh, or name another folder with --data"
+            )
+        now = origin_of(input_)
+        if now != before:
+            _write(self.origin, now.to_json())  # it has grown: more of it is known from now on
 
     def existing_spec(self) -> PipelineSpec:
         """The spec of the demo that was run here. Raises UsageError when there was none."""
@@ -149,6 +170,13 @@ def spec_toml(spec: PipelineSpec) -> str:
     lines.append("\n[detector]")
     lines.extend(f"{key} = {_toml(value)}" for key, value in spec.detector.model_dump(mode="json").items())
     return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    written = path.with_name(path.name + ".new")
+    written.write_text(text, encoding="utf-8")
+    written.replace(path)
 
 
 def _toml(value: object) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cutbank.cli.demo.folder import LABELS_STREAM, DemoFolder, name_of_input
+from cutbank.cli.demo.origin import STDIN
 from cutbank.errors import UsageError
 from cutbank.pipeline.inputs import Input, open_input
 from cutbank.pipeline.spec import PipelineSpec, parse_spec
@@ -17,13 +18,14 @@ from cutbank_producer.settings import ProducerSettings
 from cutbank_scorer.settings import ScorerSettings
 from cutbank_sink.settings import SinkSettings
 
-STDIN = "-"
-
 DEMO_SECONDS = 120.0
 """How long trades are made up unless told otherwise."""
 
 PRODUCER_SPARE_S = 60.0
 """The producer would end by itself so long after the demo should have stopped it."""
+
+SNAPSHOT_S = 5
+"""Seconds between two snapshots of the demo's scorer: short, so that one that is killed has little to score again."""
 
 SERVICES: Mapping[str, type[Settings]] = {
     "producer": ProducerSettings,
@@ -72,6 +74,8 @@ class Plan:
     """The environment of each service's process."""
     seconds: float | None
     """How long; None: until the input ends."""
+    input: str | None
+    """Where the records come from, as it was asked; None: they are made up."""
     source: Input | None
     """Standard input, opened, where that is replayed: only this process has it."""
     labels: str | None
@@ -134,7 +138,7 @@ def _plan(asked: Asked, environ: Mapping[str, str], spec: PipelineSpec, source: 
             # A file is gone on with, after a kill as well as by a later demo; standard input can't be.
             "resume": "true" if asked.input not in (None, STDIN) else None,
         },
-        "scorer": {**shared, "state_url": folder.state_url, "emit": "all"},
+        "scorer": {**shared, "state_url": folder.state_url, "emit": "all", "snapshot_s": SNAPSHOT_S},
         "sink": {**shared, "store_url": folder.store_url, "flush_on_stop": "true"},
     }
     environs = {name: _child_environ(environ, name, chosen[name]) for name in SERVICES}
@@ -146,6 +150,7 @@ def _plan(asked: Asked, environ: Mapping[str, str], spec: PipelineSpec, source: 
         producer=ProducerSettings.load(environs["producer"]),
         environs=environs,
         seconds=seconds,
+        input=asked.input,
         source=source,
         labels=labels,
     )

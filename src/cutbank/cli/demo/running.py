@@ -15,7 +15,8 @@ from rich.console import Console
 
 from cutbank.cli.demo import screen
 from cutbank.cli.demo.folder import LABELS_STREAM, DemoFolder
-from cutbank.cli.demo.plan import STDIN, Asked, Plan, folder_of, make_plan
+from cutbank.cli.demo.origin import STDIN
+from cutbank.cli.demo.plan import Asked, Plan, folder_of, make_plan
 from cutbank.cli.demo.screens import screen_for
 from cutbank.cli.demo.session import Session
 from cutbank.clock import Clock, SystemClock
@@ -74,8 +75,12 @@ def _prepare(asked: Asked, plan: Plan, console: Console, clock: Clock) -> None:
         aside = folder.set_aside(when=when)
         if aside is not None:
             _say(console, f"What an earlier demo left is now in {aside}.")
-    if folder.prepare(plan.spec):
-        again = ", and in the file where it was left" if asked.input not in (None, STDIN) else ""
+    if folder.prepare(plan.spec, input_=plan.input):
+        again = ", and in the file where it was left"
+        if plan.input is None:
+            again = ""
+        elif plan.input == STDIN:
+            again = ", and adds all of standard input"
         _say(console, f"Goes on with the log, model and objects in {folder.path}{again}; --fresh begins anew.")
 
 

@@ -1,7 +1,8 @@
 """One run of the demo: starts the services, shows the log, drains in order, recounts. Owns that order.
 
 Draining goes with the stream: the producer stops, the scorer until it has no lag, then it stops, then the sink, which
-flushes. Every wait ends: each is given up, with a message, when nothing has moved for `STALL_S`.
+flushes. Every wait ends: each is given up, with a message, when nothing has moved for `STALL_S`, and at once when a
+service says in its log that it has stopped its partition.
 Event-loop only. Every task has the one TaskGroup in `run` as parent.
 """
 
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cutbank.cli.demo.children import Child
+from cutbank.cli.demo.origin import STDIN
 from cutbank.cli.demo.piped import PipedProducer
-from cutbank.cli.demo.plan import STDIN, Plan
+from cutbank.cli.demo.plan import Plan
 from cutbank.cli.demo.screens import Screen
 from cutbank.cli.demo.view import RUNNING
 from cutbank.cli.demo.watching import Watcher
@@ -74,6 +76,7 @@ class Session:
         self._records_total: int | None = None
         self._done = asyncio.Event()
         self._faults: list[str] = []
+        self._parked: set[str] = set()
         self._services: list[Producer] = []
         self._watcher = Watcher(transport, store, plan.spec, clock=clock)
 
@@ -84,8 +87,6 @@ class Session:
             if name is not None:
                 await self._transport.ensure(StreamConfig(name))
         await self._watcher.begin()
-        for log in self._plan.folder.logs.glob("*.log"):
-            log.unlink()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             if self._plan.producer.input not in (None, STDIN):
@@ -142,6 +143,7 @@ class Session:
             producer.ended.wait(),
             scorer.ended.wait(),
             sink.ended.wait(),
+            self._until_parked(scorer, sink),
         ]
         if self._plan.seconds is not None:
             waits.append(self._after(self._plan.seconds))
@@ -155,6 +157,18 @@ class Session:
     async def _after(self, seconds: float) -> bool:
         await self._clock.sleep(seconds - self._watcher.elapsed_s)
         return True
+
+    async def _until_parked(self, *services: Child) -> None:
+        while not any(self._is_parked(service) for service in services):
+            await self._clock.sleep(POLL_S)
+
+    def _is_parked(self, service: Child) -> bool:
+        """Whether the service has stopped its partition for good; a fault with its reason, once."""
+        why = service.parked()
+        if why is not None and service.name not in self._parked:
+            self._parked.add(service.name)
+            self._fault(f"the {service.name} has stopped: {why} (see {service.log}); --fresh begins anew")
+        return service.name in self._parked
 
     async def _until_none_left(self, lag: Callable[[], Awaitable[int]], service: Child, *, what: str) -> bool:
         """Wait until there is no lag; False, and a fault, when nothing moves any more or the service has ended."""
@@ -171,10 +185,13 @@ class Session:
                     return True
                 if least is None or left < least:
                     least, moved_s = left, self._clock.monotonic_s()
+            if self._is_parked(service):
+                return False
             waited_s = self._clock.monotonic_s() - moved_s
             if service.ended.is_set() or waited_s > STALL_S:
                 why = "has ended" if service.ended.is_set() else f"has not moved for {STALL_S:.0f} s"
-                self._fault(f"{'some' if least is None else f'{least:,}'} {what}: the {service.name} {why}")
+                count = "some" if least is None else f"{least:,}"
+                self._fault(f"{count} {what}: the {service.name} {why}{_words(service)}")
                 return False
             await self._clock.sleep(POLL_S)
 
@@ -185,13 +202,13 @@ class Session:
             await self._clock.sleep(FLUSH_READ_S * attempt)
             await sink.stop()
             before, left = left, await self._watcher.sink_lag()
-            if left == 0 or sink.failure is not None:
+            if self._is_parked(sink) or left == 0 or sink.failure is not None:
                 return
             if attempt < FLUSHES_MAX:
                 self._note(f"{left:,} of {before:,} anomalies are in no object yet: the sink is started again")
                 sink = self._child("sink")
                 group.create_task(sink.supervise())
-        self._fault(f"{left:,} anomalies are in no object after {FLUSHES_MAX} attempts; see {sink.log}")
+        self._fault(f"{left:,} anomalies are in no object after {FLUSHES_MAX} attempts{_words(sink)}")
 
     # What people see meanwhile.
 
@@ -246,6 +263,12 @@ class Session:
     def _fault(self, text: str) -> None:
         self._faults.append(text)
         self._note(text)
+
+
+def _words(service: Child) -> str:
+    """What a service complained of last, where to read more, and the way out."""
+    why = service.complaint()
+    return f"{'' if why is None else f': {why}'} (see {service.log}); if it stays so, --fresh begins anew"
 
 
 def _is_small(path: str) -> bool:

@@ -12,8 +12,14 @@ from cutbank.pipeline.spec import PipelineSpec
 RUNNING = "running"
 """The phase in which records come in."""
 
-STARTING = "starting (the scorer compiles its kernels if nobody did)"
+STARTING = "starting"
 """What `RUNNING` is called until something has been scored."""
+
+STARTING_LONG = "starting: the first start compiles for a while"
+"""What it is called when that takes longer than `STARTING_S`."""
+
+STARTING_S = 10.0
+"""Seconds after which somebody who waits deserves a word about why."""
 
 RECENT_S = 10.0
 """Anomalies that arrived within so many seconds count as recent."""

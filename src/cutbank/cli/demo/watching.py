@@ -8,7 +8,17 @@ from collections import deque
 
 import orjson
 
-from cutbank.cli.demo.view import RECENT_S, RUNNING, STARTING, Row, View, row_of, table_columns
+from cutbank.cli.demo.view import (
+    RECENT_S,
+    RUNNING,
+    STARTING,
+    STARTING_LONG,
+    STARTING_S,
+    Row,
+    View,
+    row_of,
+    table_columns,
+)
 from cutbank.clock import Clock
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.sinking.inspect import data_objects
@@ -96,7 +106,7 @@ class Watcher:
         records = _end(source) - self._starts[self._spec.source]
         self._scored_any = self._scored_any or _end(source) - scorer_lag > self._scored_before
         return View(
-            phase=STARTING if phase == RUNNING and not self._scored_any else phase,
+            phase=self._phase_shown(phase),
             elapsed_s=self.elapsed_s,
             total_s=total_s,
             records=records,
@@ -113,6 +123,11 @@ class Watcher:
             newest_object=self._newest_object,
             notes=notes,
         )
+
+    def _phase_shown(self, phase: str) -> str:
+        if phase != RUNNING or self._scored_any:
+            return phase
+        return STARTING if self.elapsed_s <= STARTING_S else STARTING_LONG
 
     async def _lag(self, info: StreamInfo, group: str) -> int:
         lag = 0

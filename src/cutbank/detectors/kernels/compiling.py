@@ -6,6 +6,7 @@ Runs at import, before any thread of ours.
 """
 
 import atexit
+import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -62,7 +63,11 @@ def _bases() -> list[Path]:
     """Where machine code may lie: where NUMBA_CACHE_DIR says; else beside the kernels, else in the user's cache."""
     if numba.config.CACHE_DIR:
         return [Path(numba.config.CACHE_DIR)]
-    return [_KERNELS / "__pycache__", Path("~/.cache/cutbank").expanduser()]
+    bases = [_KERNELS / "__pycache__"]
+    # A container that runs as any user id has no HOME and no entry for it: then there is no user's cache.
+    with contextlib.suppress(RuntimeError):
+        bases.append(Path("~/.cache/cutbank").expanduser())
+    return bases
 
 
 _FOLDER = cache_folder(_bases(), digest=sources_digest())

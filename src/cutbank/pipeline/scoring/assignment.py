@@ -42,6 +42,9 @@ from cutbank.transports.base import Lease, Start, StreamInfo, Transport
 ROUNDS_MAX = 8
 """How often an assignment starts over, because a birth was written or a commit moved under it, before it pauses."""
 
+EMPTY_READS_MAX = 60
+"""Reads in a row that bring a replay no further, each as long as wait_s, before that is a passing fault."""
+
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -151,6 +154,7 @@ class Assignment:
         if not inventory.runs:
             await self._first_birth(info, committed, inventory)
         model, position, from_shelf = await self._model(info, committed, inventory)
+        await self._check_reach(info, position, model.run)
         kept_position = None if from_shelf else model.next
         if model.next < position and not await self._replay(model, position, info, inventory):
             return None
@@ -191,6 +195,18 @@ class Assignment:
                     f"{self._partition} ends at {bounds.end}, before its committed position {committed}: "
                     "the log was cut; bring it back, or give the pipeline another name in the spec"
                 )
+
+    async def _check_reach(self, info: StreamInfo, position: Position, run: Run) -> None:
+        """A model that knows more than the log holds: with no committed position nothing else tells of a cut log."""
+        if not _ends_before(info, self._partition, position):
+            return
+        # The description is older than what was read since: another process may have begun at a newer end.
+        if _ends_before(await self._scene.transport.describe(info.name), self._partition, position):
+            raise PartitionStopped(
+                f"{self._partition} ends before {position}, where the birth and snapshots of run {run.number} in "
+                f"{self._scene.state.url} go on: the log was cut; bring it back, or give the pipeline another name in "
+                "the spec"
+            )
 
     def _check_identity(self, info: StreamInfo, identity: str) -> None:
         if identity != info.identity:
@@ -333,10 +349,12 @@ class Assignment:
         scene, first = self._scene, model.next
         self._log.info("replaying", run=model.run.number, start=first, end=position)
         self._lease.seek(first)
+        empty = 0
         try:
             while model.next < position:
                 if self._stop.is_set():
                     return False
+                before = model.next
                 batch = await self._lease.receive(
                     records_max=scene.config.batch_records_max,
                     bytes_max=scene.config.batch_bytes_max,
@@ -344,6 +362,9 @@ class Assignment:
                 )
                 done = await scene.in_thread(partial(model.replay, batch.before(position)))
                 scene.metrics.add("cutbank_replayed_records_total", done.records)
+                empty = 0 if model.next > before else empty + 1
+                if empty > EMPTY_READS_MAX:
+                    raise StreamUnavailable(f"{self._partition}: the log does not reach {position} yet")
         except PositionLost as error:
             why = f"records from {first} on are needed to rebuild the model of {self._partition} and are gone ({error})"
             await self._begin_from_oldest(info, inventory, why)
@@ -364,6 +385,11 @@ class Assignment:
 
 
 _WAY_OUT = "restore it, or set on_lost_state=new_run to begin a new run from the oldest record retained"
+
+
+def _ends_before(info: StreamInfo, partition: Partition, position: Position) -> bool:
+    """Whether the next record of the partition would get a position below this one."""
+    return any(bounds.partition == partition and bounds.end < position for bounds in info.partitions)
 
 
 async def check_newest_run(state: StateRoom, run: Run) -> None:

@@ -59,7 +59,7 @@ class SnapshotKeeper:
     def due(self, next_position: Position) -> bool:
         """Whether the model, now at this position, should be frozen and given to `put`."""
         self._metrics.set(
-            "cutbank_snapshot_age_seconds", self._clock.monotonic_s() - self._durable_s, partition=self._partition.id
+            "cutbank_snapshot_age_seconds", self._clock.monotonic_s() - self._durable_s, partition=str(self._partition)
         )
         return self.needed(next_position) and not self._busy() and self._clock.monotonic_s() >= self._due_s
 

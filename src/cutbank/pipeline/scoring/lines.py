@@ -6,12 +6,14 @@ same float64 (orjson); none is NaN.
 Pure and thread-safe.
 """
 
+import hashlib
 import time
 from functools import lru_cache
 
 import orjson
 
 from cutbank.pipeline.scoring.decode import Fault, Row
+from cutbank.pipeline.scoring.snapshots import Run
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Position, position_text
 
@@ -34,18 +36,37 @@ def rowtime_text(time_ms: int) -> str:
     return f"{_second_text(second)}.{ms:03}Z"
 
 
+def stream_text(stream: str, identity: str) -> str:
+    """A stream as SOURCE names it: `trades@1f2e3d4c`, with the first 8 hex digits of its identity's SHA-256.
+
+    A stream made again under its name starts at the same positions, so the name alone would be no identity.
+    """
+    return f"{stream}@{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
 class LineWriter:
     """Writes the lines of one partition in one run."""
 
-    def __init__(self, spec: PipelineSpec, *, partition_id: str, run: int) -> None:
+    def __init__(self, spec: PipelineSpec, run: Run) -> None:
         self._columns = tuple(column.name for column in spec.columns)
-        self._pipeline = spec.name
-        self._partition_id = partition_id
-        self._run = run
+        self._pipeline = run.pipeline
+        self._stream = stream_text(run.partition.stream, run.identity)
+        self._partition_id = run.partition.id
+        self._run = run.number
 
     def _source(self, position: Position) -> dict[str, object]:
-        """A record's identity. `ordinal` counts the lines that one record gives; 0 as long as that is one."""
-        return {"run": self._run, "partition": self._partition_id, "position": position_text(position), "ordinal": 0}
+        """A record's identity, among all pipelines and streams.
+
+        `ordinal` counts the lines that one record gives; 0 as long as that is one.
+        """
+        return {
+            "pipeline": self._pipeline,
+            "stream": self._stream,
+            "run": self._run,
+            "partition": self._partition_id,
+            "position": position_text(position),
+            "ordinal": 0,
+        }
 
     def scored(self, row: Row, *, score: float, rowtime_ms: int, position: Position) -> bytes:
         """The line of an anomaly, and of [scores]: the spec's columns in order, then what Cutbank adds.

@@ -130,7 +130,7 @@ class PartitionModel:
         self.counts = counts or Counts()
         self._emit = emit
         self._decoder = Decoder(spec)
-        self._lines = LineWriter(spec, partition_id=run.partition.id, run=run.number)
+        self._lines = LineWriter(spec, run)
 
     @classmethod
     def born(

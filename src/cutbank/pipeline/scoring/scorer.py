@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Literal
 
 import structlog
 
@@ -15,7 +16,7 @@ from cutbank.clock import Clock
 from cutbank.errors import StreamMissing, UsageError
 from cutbank.metrics import Metrics
 from cutbank.objects.base import ObjectStore
-from cutbank.pipeline.partitions import PartitionRunner
+from cutbank.pipeline.partitions import PartitionRunner, unless_stopped
 from cutbank.pipeline.scoring.assignment import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.model import DetectorSource, registered
@@ -61,7 +62,8 @@ async def run_scorer(
     output stream was deleted). What concerns one partition only is logged and counted by `PartitionRunner`.
     """
     source = detectors or registered(spec)
-    with ThreadPoolExecutor(max_workers=config.threads, thread_name_prefix="scorer") as threads:
+    threads = ThreadPoolExecutor(max_workers=config.threads, thread_name_prefix="scorer")
+    try:
         scene = Scene(
             transport=transport,
             state=StateRoom(state_store, pipeline=spec.name, stream=spec.source),
@@ -73,18 +75,29 @@ async def run_scorer(
             metrics=metrics,
             threads=threads,
         )
-        log.info("checking the detector", detector=spec.detector.name, pipeline=spec.name)
-        # Before the first record: a machine that scores differently must not score at all.
-        await scene.in_thread(source.self_check)
-        await retrying(state_store.probe, policy=START, clock=clock, rng=rng)
-        await _make_outputs(scene, rng)
-        if not await _source_is_there(scene, stop, rng):
+        if not await unless_stopped(_prepare(scene, state_store, rng), stop):
             return
         worker = ScorerWorker(scene, rng=rng)
         consumer = transport.consumer(group_name(spec), [spec.source])
-        runner = PartitionRunner(consumer, worker.work, role=ROLE, clock=clock, metrics=metrics, rng=rng)
+        runner = PartitionRunner(
+            consumer, worker.work, role=ROLE, clock=clock, metrics=metrics, rng=rng, on_released=worker.released
+        )
         on_ready()
         await runner.run(stop)
+    finally:
+        # Not waited for: that would hold up the event loop, and what still runs here nobody looks at.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _prepare(scene: Scene, state_store: ObjectStore, rng: random.Random) -> Literal[True]:
+    """What must be true before the first record."""
+    log.info("checking the detector", detector=scene.spec.detector.name, pipeline=scene.spec.name)
+    # A machine that scores differently must not score at all.
+    await scene.in_thread(scene.detectors.self_check)
+    await retrying(state_store.probe, policy=START, clock=scene.clock, rng=rng)
+    await _make_outputs(scene, rng)
+    await _source_is_there(scene, rng)
+    return True
 
 
 async def _make_outputs(scene: Scene, rng: random.Random) -> None:
@@ -96,22 +109,22 @@ async def _make_outputs(scene: Scene, rng: random.Random) -> None:
         await retrying(partial(scene.transport.ensure, wanted), policy=START, clock=scene.clock, rng=rng)
 
 
-async def _source_is_there(scene: Scene, stop: asyncio.Event, rng: random.Random) -> bool:
-    """Wait for the source stream: services start in any order. False if stopped before."""
+async def _source_is_there(scene: Scene, rng: random.Random) -> None:
+    """Wait for the source stream: services start in any order."""
     name, began_s = scene.spec.source, scene.clock.monotonic_s()
     said = False
-    while not stop.is_set():
+    while True:
         try:
             await retrying(lambda: scene.transport.describe(name), policy=START, clock=scene.clock, rng=rng)
-            return True
         except StreamMissing:
             if scene.clock.monotonic_s() - began_s >= scene.config.source_wait_s:
                 raise UsageError(
                     f"source stream {name!r} did not appear within {scene.config.source_wait_s:g} s: "
                     "start the producer, or name an existing stream as source in the spec"
                 ) from None
+        else:
+            return
         if not said:
             log.info("waiting for the source stream", stream=name, wait_s_max=scene.config.source_wait_s)
             said = True
         await scene.clock.sleep(SOURCE_POLL_S)
-    return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cutbank.errors import AlreadyExists, ObjectMissing, SnapshotUnusable
+from cutbank.errors import AlreadyExists, ObjectMissing, SnapshotUnusable, StoreUnavailable
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.scoring.snapshots import (
     SNAPSHOT_BYTES_MAX,
@@ -139,7 +139,8 @@ class StateRoom:
         """Put a snapshot; returns its key. One that is there counts if it is the same, and is replaced if it isn't.
 
         Snapshots are a function of the log: another content under the same key is corrupt, or remembers records
-        that the log no longer has.
+        that the log no longer has. Raises StoreUnavailable also when somebody else replaces it at the same time: the
+        next attempt compares again.
         """
         key = snapshot_key(self.pipeline, partition, run, next_position)
         try:
@@ -152,7 +153,10 @@ class StateRoom:
                 pass
             log.warning("snapshot replaced: what was there is corrupt or of another history", key=key)
             await self._store.delete(key)
-            await self._store.create(key, body)
+            try:
+                await self._store.create(key, body)
+            except AlreadyExists as error:
+                raise StoreUnavailable(f"{key}: somebody else replaced it at the same time") from error
         return key
 
     async def prune(self, partition: Partition, run: int, *, unusable: frozenset[str] = frozenset()) -> None:

@@ -24,11 +24,12 @@ from cutbank.errors import (
     PositionLost,
     StreamUnavailable,
 )
+from cutbank.pipeline.partitions import pause
 from cutbank.pipeline.scoring.assignment import Assignment, ModelShelf, Ready, Scene, check_newest_run
 from cutbank.pipeline.scoring.keeper import SnapshotKeeper
 from cutbank.pipeline.scoring.model import PartitionModel, Scored
 from cutbank.pipeline.scoring.snapshots import SNAPSHOT_BYTES_MAX, snapshot_bytes
-from cutbank.records import Batch, Position
+from cutbank.records import Batch, Partition, Position
 from cutbank.retry import RetryPolicy, retrying
 from cutbank.transports.base import Lease
 
@@ -57,6 +58,7 @@ class ScorerWorker:
         Raises Fenced when given up, PartitionStopped when it must stop loudly, StreamUnavailable, OutcomeUnknown and
         StoreUnavailable to be started again.
         """
+        anew = 0
         while not stop.is_set():
             assignment = Assignment(self._scene, self._shelf, lease, stop)
             ready = await assignment.take_up()
@@ -67,12 +69,21 @@ class ScorerWorker:
                 await live.run()
             except PositionLost as error:
                 await assignment.run_anew(str(error))
+                anew += 1  # each one leaves a birth for ever: not in a tight loop
+                await pause(anew, stop=stop, clock=self._scene.clock, rng=self._rng)
             except CutbankError as error:
                 if error.retryable and live.settled:
                     self._shelf.put(live.model)  # a passing fault between two batches costs no replay
                 raise
             else:
                 self._shelf.put(live.model)
+
+    def released(self, partition: Partition) -> None:
+        """Its gauges are another process's from now on."""
+        metrics, label = self._scene.metrics, str(partition)
+        metrics.set("cutbank_lag_records", 0.0, role=ROLE, partition=label)
+        metrics.set("cutbank_lag_seconds", 0.0, role=ROLE, partition=label)
+        metrics.set("cutbank_snapshot_age_seconds", 0.0, partition=label)
 
 
 class _Live:
@@ -233,10 +244,10 @@ class _Live:
         if now_s < self._lag_due_s:
             return
         self._lag_due_s = now_s + LAG_S
-        lag, partition_id = await self._lease.lag(), self._lease.partition.id
-        self._scene.metrics.set("cutbank_lag_records", lag, role=ROLE, partition=partition_id)
+        lag, label = await self._lease.lag(), str(self._lease.partition)
+        self._scene.metrics.set("cutbank_lag_records", lag, role=ROLE, partition=label)
         behind_s = self._behind_s if lag else 0.0
-        self._scene.metrics.set("cutbank_lag_seconds", behind_s, role=ROLE, partition=partition_id)
+        self._scene.metrics.set("cutbank_lag_seconds", behind_s, role=ROLE, partition=label)
 
     async def _snapshot(self) -> None:
         """Freeze the model and give it to the keeper. Nothing is being scored, everything scored is committed."""

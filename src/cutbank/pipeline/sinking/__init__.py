@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 
 from cutbank.clock import Clock
-from cutbank.errors import StreamMissing
+from cutbank.errors import StreamMissing, UsageError
 from cutbank.metrics import Metrics
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.partitions import PartitionRunner
@@ -54,7 +54,7 @@ async def run_sink(
 ) -> None:
     """Sink every partition that the group gives this process, until `stop` is set.
 
-    `ready(part, ok, why)` is told of `store` and `transport`. Raises StoreRefused, StreamMissing, StreamUnavailable.
+    `ready(part, ok, why)` is told of `store` and `transport`. Raises StoreRefused, UsageError, StreamUnavailable.
     """
     patience = Patience(clock=clock, rng=rng, metrics=metrics, stop=stop)
     ready("store", False, "not probed yet")
@@ -79,7 +79,10 @@ async def _stream(transport: Transport, config: SinkConfig, *, clock: Clock, rng
             await retrying(lambda: transport.describe(config.stream), policy=RetryPolicy(), clock=clock, rng=rng)
         except StreamMissing:
             if clock.monotonic_s() >= until_s:
-                raise
+                raise UsageError(
+                    f"stream {config.stream!r} did not appear within {config.stream_wait_s:g} s: start the scorer, "
+                    f"or make it with: cutbank streams create {config.stream}"
+                ) from None
             await clock.sleep(STREAM_LOOK_S)
         else:
             return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from cutbank.errors import AlreadyExists, ObjectMissing, StoreUnavailable
+from cutbank.errors import AlreadyExists, ObjectMissing, PartitionStopped, StoreUnavailable
 from cutbank.metrics import Metrics
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.sinking.claims import (
@@ -41,10 +41,9 @@ class Chain:
     async def birth(self) -> Birth | None:
         """The chain's birth; None: there is none."""
         key = self.id.birth_key
-        try:
-            body = await self._patience.store(lambda: self._store.read(key), operation="read birth")
-        except ObjectMissing:
+        if not await self._patience.store(lambda: self._store.exists(key), operation="look up birth"):
             return None
+        body = await self._patience.store(lambda: self._found(key), operation="read birth")
         return decode(body, Birth, key=key)
 
     async def bear(self, *, start: Position, identity: str) -> Birth:
@@ -61,6 +60,8 @@ class Chain:
         key = await self._patience.store(self._newest_key, operation="list claims")
         if key is None:
             return None
+        # `exists` makes a name durable whose creator died before it could: what is built upon must not vanish.
+        await self._patience.store(lambda: self._store.exists(key), operation="look up claim")
         body = await self._patience.store(lambda: self._found(key), operation="read claim")
         return decode(body, Claim, key=key)
 
@@ -85,16 +86,28 @@ class Chain:
         ]
 
     async def put(self, claim: Claim, bodies: Sequence[bytes]) -> None:
-        """Put the claim's objects; one that is there stays. `bodies` are in the order of the claim's objects."""
+        """Put the claim's objects; one that is there stays. `bodies` are in the order of the claim's objects.
+
+        Raises PartitionStopped when what is there is not the claim's: of a chain whose claims were removed, say.
+        """
         for item, body in zip(claim.objects, bodies, strict=True):
             assert len(body) >= item.count, "every line ends with a newline"
             try:
                 await self._create(item.key, body, operation="create object")
             except AlreadyExists:
+                await self._check_same(item, body)
                 continue
             self._metrics.add("cutbank_objects_created_total")
             self._metrics.add("cutbank_object_bytes_total", len(body))
             log.info("object created", key=item.key, records=item.count, bytes=len(body))
+
+    async def _check_same(self, item: DataObject, body: bytes) -> None:
+        there = await self._patience.store(lambda: self._found(item.key), operation="read object")
+        if there != body:
+            raise PartitionStopped(
+                f"{self.id}: object {item.key} is there with other content than its claim says; "
+                "move it out of the way (it belongs to another chain, or was changed), and restart"
+            )
 
     async def is_lost(self, claim: Claim) -> bool:
         """Whether somebody has said that the claim's missing objects are lost."""

@@ -22,6 +22,11 @@ from cutbank.settings import one_line
 CLAIMS_ROOT = "_cutbank/"
 """Where all claims lie below the root, apart from the data objects."""
 
+MINUTE_MS = 60_000
+
+MINUTE_MS_MAX = 253_402_300_740_000
+"""The last minute of the year 9999, the latest that a folder can be named after, ms since the epoch."""
+
 DOCUMENT_VERSION = 1
 """Version of these documents' format."""
 
@@ -55,9 +60,10 @@ class Mark(_Value):
     """The last anomaly of one source partition: what is at or before it, or of an older run, has been seen."""
 
     partition: str
-    run: int
+    """With its stream and the stream's identity: `trades@1f2e3d4c/0`."""
+    run: int = Field(ge=0, le=2**63 - 1)
     position: PositionField
-    ordinal: int
+    ordinal: int = Field(ge=0, le=2**63 - 1)
 
 
 class Layout(_Value):
@@ -141,7 +147,7 @@ class Claim(_Document):
     start: PositionField
     end: PositionField
     """The first position that this claim does not cover; the next claim's start."""
-    minute_ms: int
+    minute_ms: int = Field(ge=0, le=MINUTE_MS_MAX, multiple_of=MINUTE_MS)
     """The arrival minute, milliseconds since the epoch at its beginning, UTC; never less than the claim's before."""
     layout: Layout
     partition_values: tuple[str, ...] = Field(default=(), max_length=0)

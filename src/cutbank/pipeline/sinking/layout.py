@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from cutbank.pipeline.sinking.claims import ChainId, DataObject, Layout
+from cutbank.pipeline.sinking.claims import MINUTE_MS, MINUTE_MS_MAX, ChainId, DataObject, Layout
 from cutbank.records import Position, position_text
 
-MINUTE_MS = 60_000
-
-ARRIVAL_MS_MAX = 253_402_300_799_999
+ARRIVAL_MS_MAX = MINUTE_MS_MAX + MINUTE_MS - 1
 """The last millisecond of the year 9999, the latest that a folder can be named after."""
 
 

@@ -21,7 +21,7 @@ RUN_MAX = 2**63 - 1
 """Largest run number or ordinal that is taken as one."""
 
 PARTITION_CHARACTERS_MAX = 256
-"""Longest id of a source partition (Kinesis: 128 characters)."""
+"""Longest name of a source partition, its stream included (Kinesis: 128 characters each)."""
 
 _ROWTIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _NOT_DIGITS = re.compile(r"\D")
@@ -31,7 +31,10 @@ _TRANSLATE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 class Source(NamedTuple):
     """An anomaly's identity."""
 
+    pipeline: str
+    """Whose anomaly it is: another pipeline's is left to its own sink."""
     partition: str
+    """The source partition, with its stream and the stream's identity: `trades@1f2e3d4c/0`."""
     run: int
     position: Position
     ordinal: int
@@ -92,16 +95,20 @@ class LineReader:
 
 
 def _source(fields: Any) -> Source | None:
-    """{"run": 1, "partition": "0", "position": "123", "ordinal": 0}; None for anything else."""
+    """{"pipeline", "stream", "run", "partition", "position", "ordinal"} as the scorer writes them; else None."""
     if type(fields) is not dict:
         return None
-    run, partition, text, ordinal = map(fields.get, ("run", "partition", "position", "ordinal"))
+    pipeline, stream, partition, text = map(fields.get, ("pipeline", "stream", "partition", "position"))
+    run, ordinal = fields.get("run"), fields.get("ordinal")
     if type(run) is not int or type(ordinal) is not int or not 0 <= run <= RUN_MAX or not 0 <= ordinal <= RUN_MAX:
         return None
-    if type(partition) is not str or type(text) is not str or len(partition) > PARTITION_CHARACTERS_MAX:
+    if type(pipeline) is not str or type(stream) is not str or type(partition) is not str or type(text) is not str:
+        return None
+    whole = f"{stream}/{partition}"
+    if len(whole) > PARTITION_CHARACTERS_MAX:
         return None
     try:
-        return Source(partition, run, position_from_text(text), ordinal)
+        return Source(pipeline, whole, run, position_from_text(text), ordinal)
     except ValueError:
         return None
 

@@ -9,6 +9,8 @@ import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import structlog
+
 from cutbank.clock import Clock
 from cutbank.metrics import Metrics
 from cutbank.pipeline.sinking.budget import Budget
@@ -21,6 +23,8 @@ from cutbank.retry import RetryPolicy, retrying
 from cutbank.transports.base import Lease
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 RECEIVE = RetryPolicy()
 """The transport's reads; after the last failure the partition is taken up again from the start."""
@@ -55,6 +59,7 @@ class Reader:
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
+        self._said_others = False
         self._broker_ms = 0.0
         self._seen_s = clock.monotonic_s()
 
@@ -88,7 +93,8 @@ class Reader:
 
     async def take(self, stretch: Stretch, batch: Batch, index: int = 0) -> int:
         """`stretch.take`, in a thread where it is long; counts what it left out."""
-        dropped, foreign, broker_ms = stretch.dropped, stretch.foreign, self.broker_ms()
+        dropped, foreign, others = stretch.dropped, stretch.foreign, stretch.others
+        broker_ms = self.broker_ms()
         if len(batch) - index < IN_THREAD_RECORDS:
             taken = stretch.take(batch, index, broker_ms=broker_ms)
         else:
@@ -97,6 +103,11 @@ class Reader:
             self._metrics.add("cutbank_repeats_dropped_total", stretch.dropped - dropped)
         if stretch.foreign > foreign:
             self._metrics.add("cutbank_record_errors_total", stretch.foreign - foreign, reason="foreign")
+        if stretch.others > others:
+            self._metrics.add("cutbank_others_left_out_total", stretch.others - others)
+            if not self._said_others:
+                self._said_others = True
+                log.warning("anomalies of another pipeline are left to its own sink", chain=str(self._chain))
         return taken
 
     async def claim(self, stretch: Stretch, layout: Layout) -> tuple[Claim, list[bytes]]:

@@ -200,6 +200,7 @@ class Resumption:
         await self._reader.unless_stopped(self._budget.room(wanted))
         self._budget.hold(self._holder, wanted)
         stretch = Stretch(
+            pipeline=claim.pipeline,
             start=claim.start,
             reading=claim.first.position,
             marks=claim.marks_before,

@@ -1,4 +1,6 @@
-"""A stretch of records in the making: drops repeats, keeps the rest, says where it ends. Pure but for its own state.
+"""A stretch of records in the making: drops repeats and other pipelines' anomalies, keeps the rest, says its end.
+
+Pure but for its own state.
 
 Invariant: what is kept is a function of the marks on entry and of the records from `start` to `end`; a record at or
 before its source partition's mark (run, position, ordinal), or of an older run, is dropped.
@@ -9,8 +11,8 @@ import hashlib
 from array import array
 from collections.abc import Iterable
 
-from cutbank.pipeline.sinking.claims import MARKS_MAX, ChainId, Claim, FirstRecord, Layout, Mark
-from cutbank.pipeline.sinking.layout import MINUTE_MS, arrange, arrival_in_range, describe, minute_of, object_key
+from cutbank.pipeline.sinking.claims import MARKS_MAX, MINUTE_MS, ChainId, Claim, FirstRecord, Layout, Mark
+from cutbank.pipeline.sinking.layout import arrange, arrival_in_range, describe, minute_of, object_key
 from cutbank.pipeline.sinking.lines import Line, LineReader, Source
 from cutbank.records import Batch, Position
 
@@ -25,7 +27,7 @@ class Marks:
         self._marks = {mark.partition: (mark.run, mark.position, mark.ordinal) for mark in marks}
 
     def seen(self, source: Source) -> bool:
-        """Whether this anomaly, or one after it, has passed before."""
+        """Whether this anomaly, or one after it, has passed before. Only for this pipeline's anomalies."""
         mark = self._marks.get(source.partition)
         return mark is not None and (source.run, source.position, source.ordinal) <= mark
 
@@ -50,6 +52,7 @@ class Stretch:
     def __init__(
         self,
         *,
+        pipeline: str,
         start: Position,
         reading: Position,
         marks: tuple[Mark, ...],
@@ -68,8 +71,11 @@ class Stretch:
         self.line_bytes = 0
         self.dropped = 0
         """Repeats left out."""
+        self.others = 0
+        """Anomalies of other pipelines left out: their own sinks keep them."""
         self.foreign = 0
         """Kept records that are not ours."""
+        self._pipeline = pipeline
         self._marks_before = marks
         self._marks = Marks(marks)
         self._bytes_max = bytes_max
@@ -102,6 +108,9 @@ class Stretch:
             if self._lines and arrival_ms >= self.minute_ms + MINUTE_MS:
                 return self._until(batch.positions[here], here)
             line = self._reader.line(batch.values[here], position=batch.positions[here], arrival_ms=arrival_ms)
+            if line.source is not None and line.source.pipeline != self._pipeline:
+                self.others += 1
+                continue
             if line.source is not None and self._marks.seen(line.source):
                 self.dropped += 1
                 continue

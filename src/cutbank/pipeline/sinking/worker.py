@@ -157,6 +157,7 @@ class _Worker:
 
     def _begin(self, place: Place) -> None:
         self._stretch = Stretch(
+            pipeline=self._chain.id.pipeline,
             start=place.start,
             reading=place.reading,
             marks=place.marks,
