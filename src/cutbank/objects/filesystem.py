@@ -148,8 +148,10 @@ class FileSystemStore:
         try:
             os.link(name, final, src_dir_fd=temporary, dst_dir_fd=folder, follow_symlinks=False)
         except FileExistsError:
-            if stat.S_ISDIR(os.stat(final, dir_fd=folder, follow_symlinks=False).st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), final) from None
+            # Deleted since: it was there all the same.
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR(os.stat(final, dir_fd=folder, follow_symlinks=False).st_mode):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), final) from None
             # Whoever is told that it is there builds on it: it has to outlive a power loss from now on.
             _sync(folder)
             raise AlreadyExists(f"{self.url}: {key} is there already") from None

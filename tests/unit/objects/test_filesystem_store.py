@@ -334,6 +334,25 @@ async def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
         await store_at(tmp_path / "r").probe()
 
 
+async def test_a_key_deleted_while_it_is_found_taken_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two creators, the second finds the key taken, and the first deletes its object before it is looked at."""
+    store = store_at(tmp_path)
+    link = os.link
+
+    def link_and_delete(source: str, target: str, **where: int) -> None:
+        try:
+            link(source, target, **where)  # type: ignore[arg-type]
+        except FileExistsError:
+            os.unlink(target, dir_fd=where["dst_dir_fd"])
+            raise
+
+    await store.create("a", b"first")
+    monkeypatch.setattr(os, "link", link_and_delete)
+    with pytest.raises(AlreadyExists):
+        await store.create("a", b"second")
+    assert not await store.exists("a")
+
+
 def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 

@@ -1,12 +1,13 @@
 """The probe refuses stores that would lose or double anomalies."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from cutbank.clock import SystemClock
-from cutbank.errors import AlreadyExists, StoreRefused, StoreUnavailable
+from cutbank.errors import StoreRefused, StoreUnavailable
 from cutbank.metrics import NoMetrics
 from cutbank.objects import ObjectInfo
 from cutbank.objects.filesystem import FileSystemStore
@@ -21,12 +22,14 @@ class Store(FileSystemStore):
 class Overwriting(Store):
     """As an S3 clone that ignores If-None-Match."""
 
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._one_by_one = asyncio.Lock()
+
     async def create(self, key: str, body: bytes) -> None:
-        try:
-            await super().create(key, body)
-        except AlreadyExists:
+        async with self._one_by_one:
             await self.delete(key)
-            await self.create(key, body)
+            await super().create(key, body)
 
 
 class Mixing(Store):
