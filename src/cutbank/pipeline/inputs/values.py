@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["null", "integer", "number", "boolean", "text"]
 
+_SPACE = " \t\r\n"
+"""What may stand around a number, and alone is nothing. Other characters that look like space belong to a text."""
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _INTEGER_DIGITS_MAX = 18
@@ -23,7 +25,7 @@ _INTEGER_DIGITS_MAX = 18
 
 def json_value(text: str) -> str:
     """A CSV field as JSON. Text that held invalid UTF-8 (surrogate escapes) keeps it."""
-    bare = text.strip()
+    bare = text.strip(_SPACE)
     if not bare:
         return "null"
     if _INTEGER.fullmatch(bare):
@@ -36,7 +38,7 @@ def json_value(text: str) -> str:
 
 def kind_of_text(text: str) -> Kind:
     """What `json_value` makes of a field; an integer beyond 64 bits counts as a number."""
-    bare = text.strip()
+    bare = text.strip(_SPACE)
     if not bare:
         return "null"
     if _INTEGER.fullmatch(bare):
@@ -84,7 +86,7 @@ class TimeReader:
         None for anything else.
         """
         if isinstance(value, str):
-            bare = value.strip()
+            bare = value.strip(_SPACE)
             if not _NUMBER.fullmatch(bare):
                 return _iso_seconds(bare)
             value = float(bare)
