@@ -1,7 +1,7 @@
 """The stage of the scorer's tests: the real local log and the real file-system store in a temporary folder.
 
-`Stage` opens both and knows how to fill, run and read; `TappedLease` and `TappedStore` are real ones with a hook
-before and after each call, where a test may raise, stop or watch.
+`Stage` opens both and knows how to fill, run and read; `TappedLease` and `TappedStore` are taps with a hook before and
+after each call, where a test may raise, stop or watch.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TypeVar
 
 import orjson
 
 from cutbank.clock import Clock, SystemClock
 from cutbank.objects import open_store
-from cutbank.objects.base import ObjectInfo, ObjectStore
+from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.scoring.assignment import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
@@ -26,8 +26,9 @@ from cutbank.pipeline.scoring.state import StateRoom
 from cutbank.pipeline.scoring.worker import ScorerWorker
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Batch, Message, Partition, Position
+from cutbank.testing import taps
 from cutbank.testing.detectors import chain_detectors
-from cutbank.transports.base import Assigned, Lease, Output, StreamConfig
+from cutbank.transports.base import Assigned, Lease, StreamConfig
 from cutbank.transports.local import LocalTransport, open_local
 
 DEADLINE_S = 30.0
@@ -35,6 +36,8 @@ SPEC = PipelineSpec(name="p")
 DETECTORS = chain_detectors(dimensions=2, share=0.3)
 P0 = Partition("trades", "0")
 QUICK = ScorerConfig(batch_records_max=7, snapshot_s=0.0001, wait_s=0.01, threads=1)
+
+T = TypeVar("T")
 
 Hook = Callable[[str, str], Awaitable[None]]
 """Called with a call's name and `before` or `after`; may raise."""
@@ -79,51 +82,34 @@ async def _nothing(name: str, phase: str) -> None:
     pass
 
 
-class TappedLease:
-    """A real lease with a hook around each call."""
+def _hooked(hook: Hook, name_of: Callable[[taps.Call], str | None]) -> taps.Around:
+    """The hook before and after each call that has a name."""
 
-    def __init__(self, lease: Lease, hook: Hook = _nothing) -> None:
-        self.inner = lease
-        self.hook = hook
-
-    @property
-    def partition(self) -> Partition:
-        return self.inner.partition
-
-    async def _around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
-        await self.hook(name, "before")
-        result = await call()
-        await self.hook(name, "after")
+    async def around(call: taps.Call, do: Callable[[], Awaitable[T]], /) -> T:
+        name = name_of(call)
+        if name is None:
+            return await do()
+        await hook(name, "before")
+        result = await do()
+        await hook(name, "after")
         return result
 
-    async def fence(self) -> Position | None:
-        return await self._around("fence", self.inner.fence)  # type: ignore[no-any-return]
+    return around
 
-    async def committed(self) -> Position | None:
-        return await self._around("committed", self.inner.committed)  # type: ignore[no-any-return]
 
-    def seek(self, position: Position) -> None:
-        self.inner.seek(position)
+class TappedLease(taps.TappedLease):
+    """A real lease with a hook around each call but its release; `idle` is a `receive` that waited for nothing."""
+
+    def __init__(self, lease: Lease, hook: Hook = _nothing) -> None:
+        names = {"lease_committed": "committed", "publish_and_commit": "publish", "release": None}
+        super().__init__(lease, _hooked(hook, lambda call: names.get(call.name, call.name)))
+        self.hook = hook
 
     async def receive(self, *, records_max: int, bytes_max: int, wait_s: float) -> Batch:
-        batch: Batch = await self._around(
-            "receive", lambda: self.inner.receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s)
-        )
+        batch = await super().receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s)
         if len(batch) == 0 and wait_s > 0.0:
             await self.hook("idle", "after")
         return batch
-
-    async def lag(self) -> int:
-        return await self._around("lag", self.inner.lag)  # type: ignore[no-any-return]
-
-    async def commit(self, next_position: Position) -> None:
-        await self._around("commit", lambda: self.inner.commit(next_position))
-
-    async def publish_and_commit(self, outputs: Sequence[Output], next_position: Position) -> None:
-        await self._around("publish", lambda: self.inner.publish_and_commit(outputs, next_position))
-
-    async def release(self) -> None:
-        await self.inner.release()
 
 
 class ForgottenLease(TappedLease):
@@ -153,52 +139,17 @@ class LogClock(SystemClock):
         return super().now_ms() + self.ahead_ms
 
 
-class TappedStore:
-    """A real store with a hook around each call."""
+class TappedStore(taps.TappedStore):
+    """A real store, closed by its owner, with a hook around each call that an assignment or a snapshot makes."""
 
     def __init__(self, store: ObjectStore, hook: Hook = _nothing) -> None:
-        self.inner = store
-        self.hook = hook
+        super().__init__(store, _hooked(hook, self._name))
 
-    @property
-    def url(self) -> str:
-        return self.inner.url
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *failure: object) -> None: ...
-
-    async def _around(self, name: str, call: Awaitable[Any]) -> Any:
-        try:
-            await self.hook(name, "before")
-        except BaseException:
-            call.close()  # type: ignore[attr-defined]
-            raise
-        result = await call
-        await self.hook(name, "after")
-        return result
-
-    async def create(self, key: str, body: bytes) -> None:
-        kind = "create birth" if key.endswith("birth") else "create snapshot"
-        await self._around(kind, self.inner.create(key, body))
-
-    async def read(self, key: str) -> bytes:
-        return await self._around("read", self.inner.read(key))  # type: ignore[no-any-return]
-
-    async def exists(self, key: str) -> bool:
-        return await self.inner.exists(key)
-
-    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
-        await self.hook("list", "before")
-        async for info in self.inner.list(prefix, after=after):
-            yield info
-
-    async def delete(self, key: str) -> None:
-        await self._around("delete", self.inner.delete(key))
-
-    async def probe(self) -> None:
-        await self.inner.probe()
+    @staticmethod
+    def _name(call: taps.Call) -> str | None:
+        if call.name == "create":
+            return "create birth" if call.subject.endswith("birth") else "create snapshot"
+        return call.name if call.name in ("read", "list", "delete") else None
 
 
 class Stage:

@@ -74,6 +74,10 @@ class ObjectMissing(StoreError):
     """No object under this key."""
 
 
+class ObjectUnreadable(StoreError):
+    """An object's body is not what its layout says: cut, damaged, or larger than it may be when decompressed."""
+
+
 class StoreRefused(UsageError):
     """The store can't be used as asked: no permission, no such bucket, or it ignores create-only puts."""
 

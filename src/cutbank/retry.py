@@ -5,6 +5,7 @@ by name that it has none (`attempts_max=None`), which only the sink's and scorer
 """
 
 import random
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -68,4 +69,10 @@ async def retrying(
         before_sleep=tell,
         reraise=True,
     )
-    return await attempts(once)
+    try:
+        return await attempts(once)
+    except BaseException as error:
+        # tenacity keeps the last error in a frame that the error's traceback keeps: a circle, which would hold what
+        # was to be sent (a snapshot, an object) until the garbage collector looks, and it counts no bytes.
+        traceback.clear_frames(error.__traceback__)
+        raise

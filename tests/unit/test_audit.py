@@ -13,8 +13,9 @@ from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
 from cutbank.objects.base import ObjectStore
-from cutbank.pipeline.accounts import EXAMPLES_MAX, Accounts, FindingKind, Side, SourceId, source_id
+from cutbank.pipeline.accounts import Accounts, FindingKind, Side, SourceId, source_id
 from cutbank.pipeline.audit import _Ledger, recount
+from cutbank.pipeline.findings import EXAMPLES_MAX
 from cutbank.pipeline.sinking.claims import ChainId, Claim, DataObject, FirstRecord, Layout, Lost, encode
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Batch, Message, Partition, Position

@@ -1,7 +1,10 @@
 """Retries end, pause within their bounds, and try only what says that it may be tried again."""
 
 import asyncio
+import contextlib
+import gc
 import random
+import weakref
 
 import pytest
 
@@ -102,3 +105,31 @@ async def test_a_policy_without_end_goes_on_until_cancelled() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable, Fenced, ValueError, asyncio.CancelledError])
+async def test_what_was_to_be_sent_is_let_go_with_the_last_error(error: type[BaseException]) -> None:
+    """At once, not when the garbage collector looks: it counts objects, not bytes, and a snapshot may have many."""
+
+    class Body:
+        pass
+
+    async def send(body: Body) -> None:
+        seen.append(weakref.ref(body))
+        raise error("x")
+
+    async def fail() -> None:
+        body = Body()
+        policy = RetryPolicy(attempts_max=3)
+        await retrying(lambda: send(body), policy=policy, clock=PausesRecorded(), rng=random.Random(1))
+
+    seen: list[weakref.ref[Body]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(CutbankError, ValueError, asyncio.CancelledError):
+            await fail()
+        assert seen
+        assert [reference() for reference in seen] == [None] * len(seen)
+    finally:
+        gc.enable()

@@ -107,14 +107,21 @@ async def check_store(url: str, what: str) -> Finding:
 
 
 def check_detector(spec: PipelineSpec) -> Finding:
-    """Scores the fixed input and compares the digest."""
-    from cutbank import detectors
-
+    """Computes the model's size, scores the fixed input and compares the digest."""
     try:
-        detectors.self_check(spec.detector.name)
+        from cutbank.pipeline.scoring.model import registered
+
+        source = registered(spec)
+        size = source.model_bytes()
+        source.self_check()
     except (CutbankError, ImportError) as error:
         return Finding("FAIL", "detector", _why(error))
-    return Finding("ok", "detector", f"{spec.detector.name}: the fixed input scores as it should on this machine")
+    return Finding(
+        "ok",
+        "detector",
+        f"{spec.detector.name}: the fixed input scores as it should on this machine; a partition's model takes "
+        f"{size / 1e6:.1f} MB",
+    )
 
 
 def check_disk(folder: Path) -> Finding:

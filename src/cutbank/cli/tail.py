@@ -14,6 +14,7 @@ from itertools import islice
 import click
 
 from cutbank.cli.connect import log_option, log_url, open_log
+from cutbank.cli.times import time_ms
 from cutbank.clock import Clock, SystemClock
 from cutbank.errors import PositionLost, UsageError
 from cutbank.records import Batch, Position, position_text
@@ -139,16 +140,12 @@ def parse_start(text: str) -> Start:
     """`earliest`, `latest`, ISO 8601 (UTC unless it names an offset) or ms since the epoch. Raises UsageError."""
     if text in ("earliest", "latest"):
         return Start("earliest" if text == "earliest" else "latest")
-    if text.isascii() and text.isdigit():
-        return Start("timestamp", timestamp_ms=int(text))
     try:
-        moment = datetime.fromisoformat(text)
+        return Start("timestamp", timestamp_ms=max(0, time_ms(text)))
     except ValueError:
         raise UsageError(
             f"--from {text!r}: give earliest, latest, a time such as 2026-11-22T23:00:00Z, or ms since the epoch"
         ) from None
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return Start("timestamp", timestamp_ms=max(0, round(aware.timestamp() * 1000)))
 
 
 def render(line: Line, *, stream: str, verbose: bool, terminal: bool) -> bytes:

@@ -14,7 +14,7 @@ from cutbank.detectors.state import STATE_BYTES_MAX, State, decode_state
 from cutbank.errors import MissingExtra, SnapshotUnusable, UsageError
 
 MODEL_BYTES_MAX = STATE_BYTES_MAX
-"""Largest model that is made, bytes."""
+"""Largest model that is made, bytes; the parameters' ranges alone would allow 24 GB. Known before anything is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,21 +150,27 @@ def create(
         shingle_size=shingle_size,
     )
     factory = _opened(name)
-    needed = factory.model_bytes(parameters)
-    if needed > MODEL_BYTES_MAX:
-        raise UsageError(
-            f"{name} with these parameters needs {needed} bytes, more than {MODEL_BYTES_MAX}: lower number_of_trees, "
-            "sub_sample_size or shingle_size"
-        )
+    _sized(name, factory, parameters)
     return factory.create(parameters)
 
 
 def model_bytes(name: str, *, dimensions: int, **parameters: int) -> int:
-    """Memory that a model made by `create` with these arguments takes, bytes, computed before it is made.
+    """Memory that a model made by `create` with these arguments takes, bytes, computed and not tried: nothing is made.
 
-    Raises what `create` raises, but for the limit.
+    Exact for rcf, an upper bound for what River makes. Raises what `create` raises, the limit included.
     """
-    return _opened(name).model_bytes(Parameters(dimensions=dimensions, **parameters))
+    return _sized(name, _opened(name), Parameters(dimensions=dimensions, **parameters))
+
+
+def _sized(name: str, factory: Factory, parameters: Parameters) -> int:
+    """A model's bytes. Raises UsageError over the limit, with the figure and what to lower."""
+    needed = factory.model_bytes(parameters)
+    if needed > MODEL_BYTES_MAX:
+        raise UsageError(
+            f"a model of {name} with these parameters needs {needed} bytes, more than MODEL_BYTES_MAX "
+            f"({MODEL_BYTES_MAX}): lower number_of_trees, sub_sample_size, shingle_size or the number of features"
+        )
+    return needed
 
 
 def from_bytes(data: bytes) -> Detector:
@@ -185,7 +191,7 @@ def from_bytes(data: bytes) -> Detector:
         )
     factory = _opened(state.name)
     if factory.model_bytes(state.parameters) > MODEL_BYTES_MAX:
-        raise SnapshotUnusable(f"detector state is of a model larger than {MODEL_BYTES_MAX} bytes")
+        raise SnapshotUnusable(f"detector state is of a model larger than MODEL_BYTES_MAX ({MODEL_BYTES_MAX})")
     return factory.restore(state)
 
 

@@ -18,6 +18,10 @@ KEY_BYTES_MAX = 1024
 SEGMENT_BYTES_MAX = 255
 """Longest part between slashes, bytes (what file systems allow)."""
 
+OBJECT_BYTES_MAX = 5 << 28
+"""Largest object that is read, bytes: no model, claim or data object of Cutbank's is larger. Reading one that is would
+take the process's memory."""
+
 _SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()%=@,+:~\- ]+")
 
 
@@ -50,7 +54,10 @@ class ObjectStore(Protocol):
         ...
 
     async def read(self, key: str) -> bytes:
-        """The whole body. Raises ObjectMissing, StoreUnavailable, StoreRefused."""
+        """The whole body.
+
+        Raises ObjectMissing, PartitionStopped (larger than OBJECT_BYTES_MAX), StoreUnavailable, StoreRefused.
+        """
         ...
 
     async def exists(self, key: str) -> bool:
@@ -79,9 +86,14 @@ class ObjectStore(Protocol):
 
 def key_check(key: str) -> str:
     """Return `key`, or raise ValueError: absolute, with `.`, `..` or empty parts, too long or with odd characters."""
-    if len(key.encode()) > KEY_BYTES_MAX:
-        raise ValueError(f"object key longer than {KEY_BYTES_MAX} bytes: {key[:60]!r}…")
+    if (size := len(key.encode())) > KEY_BYTES_MAX:
+        raise ValueError(f"object key of {size} bytes, more than KEY_BYTES_MAX ({KEY_BYTES_MAX}): {key[:60]!r}…")
     for segment in key.split("/"):
-        if segment in ("", ".", "..") or not _SEGMENT.fullmatch(segment) or len(segment) > SEGMENT_BYTES_MAX:
+        if (size := len(segment.encode())) > SEGMENT_BYTES_MAX:
+            raise ValueError(
+                f"a part of {size} bytes, more than SEGMENT_BYTES_MAX ({SEGMENT_BYTES_MAX}), "
+                f"in object key {key[:120]!r}…"
+            )
+        if segment in ("", ".", "..") or not _SEGMENT.fullmatch(segment):
             raise ValueError(f"bad part {segment[:60]!r} in object key {key[:120]!r}")
     return key

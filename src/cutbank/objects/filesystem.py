@@ -19,9 +19,17 @@ from typing import Self, TypeVar
 from urllib.parse import unquote
 
 from cutbank.clock import Clock
-from cutbank.errors import AlreadyExists, ObjectMissing, StoreError, StoreRefused, StoreUnavailable, UsageError
+from cutbank.errors import (
+    AlreadyExists,
+    ObjectMissing,
+    PartitionStopped,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    UsageError,
+)
 from cutbank.metrics import Metrics
-from cutbank.objects.base import ObjectInfo, key_check
+from cutbank.objects.base import OBJECT_BYTES_MAX, ObjectInfo, key_check
 from cutbank.objects.probe import probe_store
 from cutbank.objects.walk import walk
 
@@ -164,8 +172,14 @@ class FileSystemStore:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(segments[-1], flags, dir_fd=folder)
             try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
                     raise ObjectMissing(f"{self.url}: {key} is no plain file")
+                if found.st_size > OBJECT_BYTES_MAX:
+                    raise PartitionStopped(
+                        f"{self.url}: {key} has {found.st_size} bytes, more than OBJECT_BYTES_MAX "
+                        f"({OBJECT_BYTES_MAX}): Cutbank writes none so large; restore it, or move it out of the way"
+                    )
                 with open(descriptor, "rb", closefd=False) as file:
                     return file.read()
             finally:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
+from cutbank.pipeline.findings import Finding, Kind
 from cutbank.records import Position, position_from_text, position_text
-
-EXAMPLES_MAX = 5
-"""How many examples a finding names; the rest is counted."""
 
 
 class Side(Enum):
@@ -22,7 +20,7 @@ class Side(Enum):
     ANOMALIES = "anomalies scored = anomalies in objects"
 
 
-class FindingKind(Enum):
+class FindingKind(Kind):
     """What can be wrong: its name, the equation that it breaks, what it says."""
 
     def __init__(self, label: str, side: Side, meaning: str) -> None:
@@ -52,20 +50,6 @@ class FindingKind(Enum):
     ALTERED_LINE = ("altered line", Side.ANOMALIES, "lines in objects that differ from what was published")
     FOREIGN_LINE = ("foreign line", Side.ANOMALIES, "lines in objects that are no anomaly of this pipeline")
     UNREADABLE_LINE = ("unreadable line", Side.ANOMALIES, "lines in objects that are no JSON row with a SOURCE")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong, how often, and where for example."""
-
-    kind: FindingKind
-    count: int
-    examples: tuple[str, ...]
-    """Up to `EXAMPLES_MAX` places."""
-
-    def __str__(self) -> str:
-        more = ", …" if self.count > len(self.examples) else ""
-        return f"{self.kind.label}: {self.count:,} ({self.kind.meaning}): {'; '.join(self.examples)}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +96,7 @@ class Accounts:
     """Keys of the data objects, in order."""
     past_retention: int
     """Lines about records that the log no longer holds: beyond checking, left out of everything above."""
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding[FindingKind], ...]
     """Everything that is wrong; empty when the accounts balance."""
     quality: Quality | None
     """None where there are no labels."""

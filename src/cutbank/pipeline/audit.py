@@ -20,7 +20,8 @@ import orjson
 
 from cutbank.errors import PartitionStopped, PositionLost
 from cutbank.objects.base import ObjectStore
-from cutbank.pipeline.accounts import EXAMPLES_MAX, Accounts, Finding, FindingKind, Quality, SourceId, source_id
+from cutbank.pipeline.accounts import Accounts, FindingKind, Quality, SourceId, source_id
+from cutbank.pipeline.findings import Findings
 from cutbank.pipeline.sinking.claims import DataObject
 from cutbank.pipeline.sinking.inspect import claims, data_objects, losses
 from cutbank.pipeline.spec import PipelineSpec
@@ -98,12 +99,6 @@ class _Anomaly:
     lines: int = 0
 
 
-@dataclass(slots=True)
-class _Found:
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-
 class _Recount:
     """One count, in the order of a record's way."""
 
@@ -115,7 +110,7 @@ class _Recount:
         self._anomalies: dict[SourceId, _Anomaly] = {}
         self._warming: dict[tuple[str, int], bool] = {}
         self._reasons: Counter[str] = Counter()
-        self._found: dict[FindingKind, _Found] = {}
+        self._findings = Findings(FindingKind)
         self._past_retention: set[SourceId] = set()
         self._lines = 0
         self._objects: dict[str, tuple[int, int, str]] = {}
@@ -167,7 +162,7 @@ class _Recount:
         async for where, value in self._values(await self._transport.describe(stream)):
             number = _record_id(value)
             if number is None:
-                self._note(FindingKind.UNREADABLE_RECORD, where)
+                self._findings.note(FindingKind.UNREADABLE_RECORD, where)
             else:
                 labelled.add(number)
         return labelled
@@ -178,14 +173,14 @@ class _Recount:
             source, score = self._source_id(row), row["ANOMALY_SCORE"]
             flagged = score > self._spec.threshold
         except (ValueError, KeyError, TypeError):
-            self._note(FindingKind.UNREADABLE_RECORD, where)
+            self._findings.note(FindingKind.UNREADABLE_RECORD, where)
             return
         found = None if source is None else self._locate(source)
         if source is None or found is None:
             return
         ledger, at = found
         if ledger.flags[at] & _SCORED:
-            self._note(FindingKind.SCORED_TWICE, str(source))
+            self._findings.note(FindingKind.SCORED_TWICE, str(source))
             return
         life = (source.partition, source.run)
         warm_up = self._warming[life] = self._warming.get(life, True) and score == 0.0
@@ -198,14 +193,14 @@ class _Recount:
             row = orjson.loads(value)
             source, reason = self._source_id(row), str(row["ERROR_NAME"])
         except (ValueError, KeyError, TypeError):
-            self._note(FindingKind.UNREADABLE_RECORD, where)
+            self._findings.note(FindingKind.UNREADABLE_RECORD, where)
             return
         found = None if source is None else self._locate(source)
         if source is None or found is None:
             return
         ledger, at = found
         if ledger.flags[at] & _REFUSED:
-            self._note(FindingKind.REFUSED_TWICE, str(source))
+            self._findings.note(FindingKind.REFUSED_TWICE, str(source))
             return
         self._reasons[reason] += 1
         ledger.flags[at] |= _REFUSED
@@ -214,25 +209,27 @@ class _Recount:
             ledger.flags[at] |= _TOO_LARGE
             self._anomalies.pop(source, None)
         elif ledger.flags[at] & _SCORED:
-            self._note(FindingKind.SCORED_AND_REFUSED, str(source))
+            self._findings.note(FindingKind.SCORED_AND_REFUSED, str(source))
 
     def _take_anomaly(self, output: Partition, position: Position, value: bytes) -> None:
         try:
             source = self._source_id(orjson.loads(value))
         except ValueError:
-            self._note(FindingKind.UNREADABLE_RECORD, f"[{output.stream}] {output.id}/{position_text(position)}")
+            self._findings.note(
+                FindingKind.UNREADABLE_RECORD, f"[{output.stream}] {output.id}/{position_text(position)}"
+            )
             return
         if source is None or self._is_past_retention(source):
             return
         anomaly = self._anomalies.get(source)
         if anomaly is None:
-            self._note(FindingKind.NEVER_SCORED, str(source))
+            self._findings.note(FindingKind.NEVER_SCORED, str(source))
             anomaly = self._anomalies[source] = _Anomaly(_digest(value))
         elif anomaly.published is not None:
-            self._note(FindingKind.PUBLISHED_TWICE, str(source))
+            self._findings.note(FindingKind.PUBLISHED_TWICE, str(source))
             return
         elif anomaly.digest != _digest(value):
-            self._note(FindingKind.DIFFERS, str(source))
+            self._findings.note(FindingKind.DIFFERS, str(source))
             anomaly.digest = _digest(value)
         anomaly.published, anomaly.output = position, output.id
 
@@ -244,20 +241,20 @@ class _Recount:
                 source = self._source_id(orjson.loads(line))
             except ValueError:
                 self._lines += 1
-                self._note(FindingKind.UNREADABLE_LINE, where)
+                self._findings.note(FindingKind.UNREADABLE_LINE, where)
                 continue
             if source is None or self._is_past_retention(source):
                 continue
             self._lines += 1
             anomaly = self._anomalies.get(source)
             if anomaly is None or anomaly.published is None:
-                self._note(FindingKind.FOREIGN_LINE, f"{where}: {source}")
+                self._findings.note(FindingKind.FOREIGN_LINE, f"{where}: {source}")
                 continue
             anomaly.lines += 1
             if anomaly.lines > 1:
-                self._note(FindingKind.DOUBLED_LINE, f"{where}: {source}")
+                self._findings.note(FindingKind.DOUBLED_LINE, f"{where}: {source}")
             if anomaly.digest != _digest(line):
-                self._note(FindingKind.ALTERED_LINE, f"{where}: {source}")
+                self._findings.note(FindingKind.ALTERED_LINE, f"{where}: {source}")
         self._objects[key] = number, len(body), hashlib.sha256(body).hexdigest()
 
     async def _take_claims(self) -> None:
@@ -270,18 +267,18 @@ class _Recount:
                     if claim.pipeline == self._spec.name:
                         self._compare(named)
             for key in unclaimed:
-                self._note(FindingKind.UNCLAIMED_OBJECT, key)
+                self._findings.note(FindingKind.UNCLAIMED_OBJECT, key)
             async for lost in losses(self._store, self._spec.name):
-                self._note(FindingKind.GIVEN_UP, lost.why)
+                self._findings.note(FindingKind.GIVEN_UP, lost.why)
         except PartitionStopped as error:
-            self._note(FindingKind.UNREADABLE_CLAIM, str(error))
+            self._findings.note(FindingKind.UNREADABLE_CLAIM, str(error))
 
     def _compare(self, named: DataObject) -> None:
         found = self._objects.get(named.key)
         if found is None:
-            self._note(FindingKind.MISSING_OBJECT, f"{named.key} ({named.count:,} lines)")
+            self._findings.note(FindingKind.MISSING_OBJECT, f"{named.key} ({named.count:,} lines)")
         elif found != (named.count, named.line_bytes, named.sha256):
-            self._note(FindingKind.DIFFERENT_OBJECT, named.key)
+            self._findings.note(FindingKind.DIFFERENT_OBJECT, named.key)
 
     # What is left over.
 
@@ -293,7 +290,7 @@ class _Recount:
                 if not flags & (_SCORED | _REFUSED):
                     position = ledger.positions[at]
                     kind = FindingKind.LOST if position < passed else FindingKind.NOT_PROCESSED
-                    self._note(kind, f"{partition_id}/{position_text(Position(position))}")
+                    self._findings.note(kind, f"{partition_id}/{position_text(Position(position))}")
 
     async def _close_anomalies(self) -> None:
         passed: dict[str, int] = {}
@@ -301,13 +298,13 @@ class _Recount:
             if anomaly.lines:
                 continue
             if anomaly.published is None:
-                self._note(FindingKind.NOT_PUBLISHED, str(source))
+                self._findings.note(FindingKind.NOT_PUBLISHED, str(source))
                 continue
             if anomaly.output not in passed:
                 partition = Partition(self._spec.destination, anomaly.output)
                 passed[anomaly.output] = await self._transport.committed(f"{self._spec.name}.sink", partition) or 0
             written = anomaly.published < passed[anomaly.output]
-            self._note(FindingKind.MISSING_LINE if written else FindingKind.NOT_WRITTEN, str(source))
+            self._findings.note(FindingKind.MISSING_LINE if written else FindingKind.NOT_WRITTEN, str(source))
 
     def _accounts(self, *, quality: bool) -> Accounts:
         counts = Counter(bytes(flags for ledger in self._ledgers.values() for flags in ledger.flags))
@@ -320,11 +317,7 @@ class _Recount:
             lines=self._lines,
             objects=tuple(self._objects),
             past_retention=len(self._past_retention),
-            findings=tuple(
-                Finding(kind, self._found[kind].count, tuple(self._found[kind].examples))
-                for kind in FindingKind
-                if kind in self._found
-            ),
+            findings=self._findings.all(),
             quality=_quality(counts) if quality else None,
         )
 
@@ -335,7 +328,7 @@ class _Recount:
         ledger = self._ledgers.get(source.partition)
         at = None if ledger is None else ledger.index(source.position)
         if ledger is None or at is None:
-            self._note(FindingKind.OF_NO_RECORD, str(source))
+            self._findings.note(FindingKind.OF_NO_RECORD, str(source))
             return None
         return ledger, at
 
@@ -348,12 +341,6 @@ class _Recount:
             return False
         self._past_retention.add(source)
         return True
-
-    def _note(self, kind: FindingKind, example: str) -> None:
-        found = self._found.setdefault(kind, _Found())
-        found.count += 1
-        if len(found.examples) < EXAMPLES_MAX:
-            found.examples.append(example)
 
 
 def _quality(counts: Counter[int]) -> Quality:

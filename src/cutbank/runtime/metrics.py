@@ -51,6 +51,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("cutbank_retries_total", "counter", "Calls tried again.", ("operation",)),
     Metric("cutbank_partitions_held", "gauge", "Partitions that this process holds now.", ("role",)),
     Metric("cutbank_partitions_stopped", "gauge", "Partitions stopped until somebody acts; alert above 0.", ("role",)),
+    Metric("cutbank_partitions_waiting", "gauge", "Partitions that wait for room for their model; alert above 0."),
+    Metric("cutbank_models_bytes", "gauge", "Memory of the models in this process, live and kept, as computed, bytes."),
     Metric("cutbank_lag_records", "gauge", "Records between the reading position and the end.", ("role", "partition")),
     Metric("cutbank_lag_seconds", "gauge", "Age of the newest record handled, seconds.", ("role", "partition")),
     Metric("cutbank_snapshot_age_seconds", "gauge", "Age of the newest snapshot, seconds.", ("partition",)),

@@ -49,6 +49,23 @@ class ManualClock:
         heapq.heappush(self._sleepers, (self._elapsed_s + delay_s, next(self._order), future))
         await future
 
+    @property
+    def next_due_s(self) -> float | None:
+        """When the next sleeper is to wake, on the monotonic clock; None without a sleeper."""
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0][0] if self._sleepers else None
+
+    def move_to(self, time_s: float) -> None:
+        """Set the monotonic clock to `time_s` at once and wake all that is due by then; for event loops.
+
+        Unlike `advance`, it lets nothing run in between: whoever calls it sees to that.
+        """
+        assert time_s >= self._elapsed_s, "time does not go back"
+        self._elapsed_s = time_s
+        while (due_s := self.next_due_s) is not None and due_s <= time_s:
+            heapq.heappop(self._sleepers)[2].set_result(None)
+
     async def advance(self, seconds: float) -> None:
         """Let that much time pass; everything that is due wakes, in order, and runs until it waits again."""
         assert seconds >= 0.0, "time does not go back"

@@ -355,6 +355,18 @@ class GroupContract:
             assert sorted(await content(transport, Partition("out", "0"))) == [b"from 0"] * 2 + [b"from 2"] * 2
             assert await content(transport, Partition("out", "1")) == [b"from 1"] * 2
 
+    async def test_an_output_that_names_a_partition_goes_there(self, log: LogUnderTest) -> None:
+        transport = await fresh_stream(log, records=1)
+        async with Crew(transport) as crew:
+            lease = await only_lease(log, crew)
+            named = [Output("out", b"%d" % number, partition_id="1") for number in range(2)]
+            await lease.publish_and_commit([Output("out", b"unnamed"), *named], Position(1))
+            assert await content(transport, Partition("out", "0")) == [b"unnamed"]
+            assert await content(transport, Partition("out", "1")) == [b"0", b"1"]
+            with pytest.raises(StreamMissing):
+                await lease.publish_and_commit([Output("out", b"no", partition_id="no-such")], Position(2))
+            assert await lease.fence() == Position(1)
+
     async def test_a_released_partition_comes_back_as_another_lease(self, log: LogUnderTest) -> None:
         transport = await fresh_stream(log, records=1)
         async with Crew(transport) as crew:

@@ -30,7 +30,8 @@ class Call(NamedTuple):
     """One call of a protocol's method."""
 
     name: str
-    """The method: `publish_and_commit`, `create`, …; a lease's `committed` is `lease_committed`."""
+    """The method: `publish_and_commit`, `create`, …; a lease's `committed` is `lease_committed`, a transport's `read`
+    `stream_read`; entering and leaving a consumer are `join` and `leave`, a step of its events `next_event`."""
     subject: str
     """What it is about: a stream, a partition (`trades/0`), a group or an object's key."""
 
@@ -126,10 +127,19 @@ class TappedLease:
 
     async def receive(self, *, records_max: int, bytes_max: int, wait_s: float) -> Batch:
         """As the protocol says."""
-        return await self._around(
-            self._call("receive"),
-            lambda: self._inner.receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s),
-        )
+        received: list[Batch] = []
+
+        async def receive() -> Batch:
+            received.append(await self._inner.receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s))
+            return received[0]
+
+        try:
+            return await self._around(self._call("receive"), receive)
+        except BaseException:
+            # Whoever raises although the batch was there: a call that raises does not move the reading position.
+            if received:
+                self._inner.seek(received[0].start)
+            raise
 
     async def lag(self) -> int:
         """As the protocol says."""
@@ -156,21 +166,28 @@ class TappedLease:
 class TappedConsumer:
     """A consumer whose leases are tapped; each inner lease keeps its one tapped one."""
 
-    def __init__(self, consumer: Consumer, around: Around) -> None:
+    def __init__(self, consumer: Consumer, around: Around, *, group: str) -> None:
         self._inner = consumer
         self._around = around
+        self._group = group
+        self._leases: dict[int, TappedLease] = {}
 
     async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
+        await self._around(Call("join", self._group), self._inner.__aenter__)
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        await self._inner.__aexit__(*failure)
+        await self._around(Call("leave", self._group), lambda: self._inner.__aexit__(*failure))
 
     async def events(self) -> AsyncIterator[GroupEvent]:
         """As the protocol says."""
-        leases: dict[int, TappedLease] = {}
-        async for event in self._inner.events():
+        leases = self._leases
+        events = self._inner.events()
+
+        async def step() -> GroupEvent | None:
+            return await anext(events, None)
+
+        while (event := await self._around(Call("next_event", self._group), step)) is not None:
             match event:
                 case Assigned(lease):
                     leases[id(lease)] = TappedLease(lease, self._around)
@@ -215,7 +232,7 @@ class TappedTransport:
     async def read(self, partition: Partition, start: Position, *, records_max: int, bytes_max: int) -> Batch:
         """As the protocol says."""
         return await self._around(
-            Call("read", str(partition)),
+            Call("stream_read", str(partition)),
             lambda: self._inner.read(partition, start, records_max=records_max, bytes_max=bytes_max),
         )
 
@@ -233,4 +250,4 @@ class TappedTransport:
 
     def consumer(self, group: str, streams: Sequence[str]) -> Consumer:
         """As the protocol says."""
-        return TappedConsumer(self._inner.consumer(group, streams), self._around)
+        return TappedConsumer(self._inner.consumer(group, streams), self._around, group=group)

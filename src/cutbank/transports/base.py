@@ -70,11 +70,15 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A record that follows from input: it goes to the partition that the lease's partition determines."""
+    """A record that follows from input: it goes to the partition that the lease's partition determines.
+
+    Unless it names another: only a record that is sent again to where it came from does.
+    """
 
     stream: str
     value: bytes
     key: bytes | None = None
+    partition_id: str | None = None
 
 
 class Lease(Protocol):

@@ -21,7 +21,7 @@ from cutbank.cli.checks import (
 )
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
-from cutbank.pipeline.spec import DetectorSpec, PipelineSpec
+from cutbank.pipeline.spec import Column, DetectorSpec, PipelineSpec
 from cutbank.transports import open_transport
 from cutbank.transports.base import StreamConfig
 
@@ -138,6 +138,16 @@ def test_the_nearest_folder_is_one_that_is_there(folder: Path) -> None:
 def test_the_detectors_score_their_fixed_input(name: str) -> None:
     spec = PipelineSpec(detector=DetectorSpec.model_validate({"name": name}))
     assert check_detector(spec).level == "ok"
+
+
+def test_a_model_over_the_limit_fails_with_the_figure() -> None:
+    assert "a partition's model takes 3.4 MB" in check_detector(PipelineSpec()).why
+    columns = tuple(Column(name=f"f{number}", type="DOUBLE") for number in range(30))
+    large = DetectorSpec(name="rcf", number_of_trees=1000, sub_sample_size=1000, shingle_size=30)
+    spec = PipelineSpec(columns=columns, features=tuple(column.name for column in columns), detector=large)
+    finding = check_detector(spec)
+    assert finding.level == "FAIL"
+    assert "needs 21634035224 bytes, more than MODEL_BYTES_MAX (1073741824): lower number_of_trees" in finding.why
 
 
 def test_a_line_is_one_line_without_secrets() -> None:

@@ -25,6 +25,14 @@ _MODULES = {
         print("up", flush=True)
         signal.pause()
         """,
+    "talks": """
+        import os, signal, sys
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"again\\n"))
+        print("up", flush=True)
+        while True:
+            signal.pause()
+        """,
     "deaf": """
         import signal
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -141,6 +149,33 @@ async def test_a_child_that_keeps_dying_is_given_up(tmp_path: Path, monkeypatch:
     assert keeper.log.read_text().count("it hurts") == 3
     assert keeper.child.failure == f"scorer ended with exit code 1: it hurts (see {keeper.log})"
     assert keeper.notes[-1] == f"{keeper.child.failure}; not started again"
+
+
+async def test_a_log_over_its_limit_is_set_aside_and_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "LOG_BYTES_MAX", 100)
+    keeper = Keeper(tmp_path, "talks")
+    aside = tmp_path / "child.log.1"
+    keeper.log.write_bytes(b"of an earlier run")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(keeper.child.supervise())
+        await keeper.up()
+        for turn in range(2):
+            with keeper.log.open("ab") as log:
+                log.write(b"%d" % turn * 100)
+            before = keeper.log.read_bytes()
+            keeper.child.trim_log()
+            assert (keeper.log.stat().st_size, aside.read_bytes()) == (0, before[-100:])
+            assert keeper.child.pid is not None
+            os.kill(keeper.child.pid, signal.SIGUSR1)
+            await keeper.until(lambda: keeper.log.stat().st_size)
+            assert keeper.log.read_bytes() == b"again\n", "it goes on at the beginning, without a hole"
+            assert keeper.child._lines() == ["again"], "and what it says is found there"
+        await keeper.child.stop()
+    keeper.log.write_bytes(b"z" * 100)
+    keeper.child.trim_log()
+    assert keeper.log.stat().st_size == 100, "at the limit nothing is done"
 
 
 async def test_a_child_that_is_set_up_wrongly_is_not_started_again(tmp_path: Path) -> None:

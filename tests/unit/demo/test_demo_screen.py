@@ -9,7 +9,8 @@ from rich.console import Console, RenderableType
 from cutbank.cli.demo import screen
 from cutbank.cli.demo.screens import Lines, best_picture
 from cutbank.cli.demo.view import COLUMNS_MAX, View, row_of, table_columns
-from cutbank.pipeline.accounts import Accounts, Finding, FindingKind, Quality
+from cutbank.pipeline.accounts import Accounts, FindingKind, Quality
+from cutbank.pipeline.findings import Finding
 from cutbank.pipeline.spec import PipelineSpec
 
 SPEC = PipelineSpec()

@@ -132,3 +132,11 @@ async def test_until_something_is_scored_it_is_starting_and_then_learning(house:
     assert (view.phase, view.learning) == (RUNNING, (100, 256))
     await house.commit("scorer", SPEC.source, 300)
     assert (await house.look()).learning is None
+
+
+async def test_one_look_reads_so_much_and_the_table_keeps_the_newest_rows(house: House) -> None:
+    await house.watcher.begin()
+    await house.publish("anomalies", watching.READ_RECORDS_MAX + 10)
+    for read in (watching.READ_RECORDS_MAX, watching.READ_RECORDS_MAX + 10):
+        assert len((await house.look()).recent) == watching.RECENT_ROWS_MAX
+        assert list(house.watcher._reading.values()) == [read]

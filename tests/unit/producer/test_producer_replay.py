@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cutbank.pipeline.inputs import Input
+from cutbank.pipeline.inputs import Input, InputRecord
 from cutbank.records import Message
+from cutbank_producer import replay as replaying
 from cutbank_producer.portions import Portion
 from cutbank_producer.replay import KEY_BYTES_MAX, Replay
 
@@ -97,3 +98,29 @@ async def test_times_that_go_back_or_are_missing_keep_the_files_order(opened: li
 async def test_records_wait_for_their_place_when_a_block_held_more(opened: list[Input], tmp_path: Path) -> None:
     source = replay(opened, tmp_path, "t,a\n1,1\n2,2\n3,3\n", paced=True)
     assert [p.offset_s for p in await portions(source, records_max=2)] == [1.0, 2.0, 3.0]
+
+
+async def test_a_portion_ends_at_its_limit_of_bytes_and_one_record_may_pass_it(
+    opened: list[Input], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "PORTION_BYTES_MAX", 100)
+    rows = ["x" * size for size in (10, 10, 300, 10, 60, 60, 60)]
+    found = await portions(replay(opened, tmp_path, "a\n" + "\n".join(rows) + "\n"))
+    assert [portion.records for portion in found] == [3, 3, 1]
+
+
+async def test_what_the_stream_has_is_passed_over_a_bounded_number_at_a_time(
+    opened: list[Input], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "SKIP_RECORDS", 3)
+    source = replay(opened, tmp_path, "a\n" + "".join(f"{n}\n" for n in range(10)), skip=8)
+    asked: list[int] = []
+    records = source._input.records
+
+    def noting(*, records_max: int, bytes_max: int) -> list[InputRecord]:
+        asked.append(records_max)
+        return records(records_max=records_max, bytes_max=bytes_max)
+
+    monkeypatch.setattr(source._input, "records", noting)
+    (portion,) = await portions(source)
+    assert (source.skipped, portion.records, asked[:3]) == (8, 2, [3, 3, 2])

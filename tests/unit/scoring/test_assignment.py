@@ -9,8 +9,7 @@ import orjson
 import pytest
 
 from cutbank.errors import AnotherStream, Fenced, PartitionStopped, PositionLost, StateLost, StreamUnavailable
-from cutbank.pipeline.scoring.assignment import EMPTY_READS_MAX, ROUNDS_MAX, ModelShelf
-from cutbank.pipeline.scoring.model import PartitionModel
+from cutbank.pipeline.scoring.assignment import EMPTY_READS_MAX, ROUNDS_MAX
 from cutbank.pipeline.scoring.snapshots import (
     Birth,
     Run,
@@ -22,7 +21,7 @@ from cutbank.pipeline.scoring.snapshots import (
     stream_birth_from_bytes,
 )
 from cutbank.pipeline.spec import DetectorSpec
-from cutbank.records import Batch, Partition, Position, position_inverted
+from cutbank.records import Batch, Position, position_inverted
 from cutbank.transports.base import StreamConfig
 from scoring_stage import (
     DETECTORS,
@@ -352,6 +351,22 @@ class TestSnapshots:
             assert beyond not in stage.snapshots()
             assert stage.metrics.counters["cutbank_replayed_records_total"] == 5
 
+    async def test_none_is_forgotten_for_a_position_past_retention(self, tmp_path: Path) -> None:
+        # A position that was set back too far stops the partition; set right again, nothing is lost.
+        async with Stage(tmp_path, config=RARE).opened() as stage:
+            await stage.publish(trades(20))
+            await stage.score_all()
+            await stage.expire_all()
+            await stage.commit(0)
+            kept = stage.snapshots()
+            with pytest.raises(PositionLost):
+                await stage.score_all()
+            assert stage.snapshots() == kept
+            await stage.commit(20)
+            await stage.publish(trades(5, first=20))
+            await stage.score_all()
+            assert await stage.committed() == 25
+
 
 class TestLostPositions:
     async def test_without_a_committed_position_the_newest_snapshots_counts(self, tmp_path: Path) -> None:
@@ -646,32 +661,6 @@ class TestNewRunAllowed:
             await stage.publish(trades(30, first=30))
             await stage.score_all()
             assert await stage.lines("anomalies") == (await stage.oracle())["anomalies"]
-
-
-class TestShelf:
-    def model(self, partition_id: str) -> PartitionModel:
-        run = Run("p", Partition("trades", partition_id), "i", 1, "h")
-        return PartitionModel.born(SPEC, Birth(run=run, start=Position(0)), DETECTORS)
-
-    def test_gives_a_model_back_once(self) -> None:
-        shelf = ModelShelf(2)
-        model = self.model("0")
-        shelf.put(model)
-        assert shelf.take(P0) is model
-        assert shelf.take(P0) is None
-
-    def test_keeps_the_most_recent_few(self) -> None:
-        shelf = ModelShelf(2)
-        for partition_id in ("0", "1", "0", "2"):
-            shelf.put(self.model(partition_id))
-        assert shelf.take(Partition("trades", "1")) is None
-        assert shelf.take(P0) is not None
-        assert shelf.take(Partition("trades", "2")) is not None
-
-    def test_may_keep_none(self) -> None:
-        shelf = ModelShelf(0)
-        shelf.put(self.model("0"))
-        assert shelf.take(P0) is None
 
 
 async def test_bad_records_before_the_committed_position_are_replayed_without_a_second_error(tmp_path: Path) -> None:

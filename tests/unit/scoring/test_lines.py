@@ -7,7 +7,16 @@ import orjson
 import pytest
 
 from cutbank.pipeline.scoring.decode import Decoder, Fault, Reason
-from cutbank.pipeline.scoring.lines import ERROR_PAYLOAD_BYTES_MAX, LineWriter, rowtime_text, stream_text
+from cutbank.pipeline.scoring.lines import (
+    ERROR_PAYLOAD_BYTES_MAX,
+    ROWTIME_MS_MAX,
+    ROWTIME_MS_MIN,
+    SECONDS_KEPT_MAX,
+    LineWriter,
+    _second_text,
+    rowtime_text,
+    stream_text,
+)
 from cutbank.pipeline.scoring.snapshots import Run
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Partition, Position
@@ -82,6 +91,30 @@ def test_a_line_has_the_specs_columns_then_what_cutbank_adds() -> None:
 def test_a_stream_made_again_under_its_name_has_another_source() -> None:
     assert stream_text("trades", "c0ffee") == "trades@fb028887"
     assert stream_text("trades", "decaf") != stream_text("trades", "c0ffee")
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "text"),
+    [
+        (ROWTIME_MS_MIN, "0001-01-01T00:00:00.000Z"),
+        (ROWTIME_MS_MIN - 1, "0001-01-01T00:00:00.000Z"),
+        (ROWTIME_MS_MAX, "9999-12-31T23:59:59.999Z"),
+        (ROWTIME_MS_MAX + 1, "9999-12-31T23:59:59.999Z"),
+        (2**63 - 1, "9999-12-31T23:59:59.999Z"),
+        (-(2**63), "0001-01-01T00:00:00.000Z"),
+    ],
+)
+def test_a_time_that_no_calendar_has_becomes_the_nearest(time_ms: int, text: str) -> None:
+    assert rowtime_text(time_ms) == text
+    line = WRITER.scored({}, score=1.5, rowtime_ms=time_ms, position=Position(0))
+    assert orjson.loads(line)["ROWTIME"] == text
+
+
+def test_texts_of_seconds_are_kept_for_the_last_few_only() -> None:
+    _second_text.cache_clear()
+    for second in range(SECONDS_KEPT_MAX + 10):
+        rowtime_text(second * 1000)
+    assert _second_text.cache_info().currsize == SECONDS_KEPT_MAX
 
 
 @pytest.mark.parametrize("score", [0.1 + 0.2, 1 / 3, 1.0, 1e16, 5e-324, 1.7976931348623157e308, 2**53 + 2.0])

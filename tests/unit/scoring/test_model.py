@@ -229,6 +229,18 @@ class TestThawing:
             PartitionModel.thawed(SPEC, model().frozen(), replace(DETECTORS, algorithm_version=2))
 
 
+def test_arrivals_that_no_calendar_has_stop_nothing() -> None:
+    """Neither the batch, nor the records after it, nor a snapshot between."""
+    nonsense = replace(batch(trades(4)), arrivals_ms=[-(2**63), 2**63 - 1, 5, 2**63 - 1])
+    live = model(emit="all")
+    rowtimes = [str(line["ROWTIME"]) for line in lines(live.apply(nonsense).outputs, "scores")]
+    assert rowtimes[0].startswith("1970-"), "the clamp begins there"
+    assert [text[:4] for text in rowtimes[1:]] == ["9999"] * 3
+    thawed = PartitionModel.thawed(SPEC, live.frozen(), DETECTORS, emit="all")
+    later = batch(trades(3, first=4), first=4)
+    assert thawed.apply(later).outputs == live.apply(later).outputs
+
+
 class TestRegistered:
     def test_the_specs_detector_with_its_parameters(self) -> None:
         spec = PipelineSpec(detector=DetectorSpec(name="rcf", number_of_trees=5, sub_sample_size=10, seed=3))
@@ -243,7 +255,7 @@ class TestRegistered:
         large = DetectorSpec(name="rcf", number_of_trees=1000, sub_sample_size=1000, shingle_size=30)
         spec = PipelineSpec(columns=columns, features=tuple(column.name for column in columns), detector=large)
         with pytest.raises(UsageError, match="lower number_of_trees"):
-            registered(spec).self_check()
+            registered(spec).model_bytes()
 
     async def test_a_real_forest_goes_on_bit_identically_from_a_snapshot(self) -> None:
         spec = PipelineSpec(detector=DetectorSpec(name="rcf", number_of_trees=10, sub_sample_size=16))

@@ -15,7 +15,9 @@ from cutbank.clock import Clock, SystemClock
 from cutbank.errors import DetectorMismatch, StoreRefused, StoreUnavailable, UsageError
 from cutbank.objects import open_store
 from cutbank.pipeline.scoring import ScorerConfig, run_scorer
+from cutbank.pipeline.scoring.model import registered
 from cutbank.pipeline.scoring.scorer import group_name
+from cutbank.pipeline.spec import Column, DetectorSpec, PipelineSpec
 from cutbank.records import Partition
 from cutbank.testing import ManualClock
 from cutbank.transports.base import StreamConfig
@@ -280,3 +282,34 @@ class TestConfig:
     def test_the_environment_and_options_reach_the_start(self) -> None:
         config = ScorerConfig.load({"CUTBANK_START": "timestamp"}, start_timestamp_ms=1234)
         assert (config.first_start().at, config.first_start().timestamp_ms) == ("timestamp", 1234)
+
+
+async def test_a_model_over_what_all_may_take_is_refused_before_the_first_record(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"models_bytes_max": 2 << 20})
+    for size, refused in ((2 << 20, False), ((2 << 20) + 1, True)):
+        checked: list[int] = []
+        detectors = replace(
+            DETECTORS, model_bytes=lambda size=size: size, self_check=lambda seen=checked: seen.append(1)
+        )
+        async with Stage(tmp_path / str(size), config=config, detectors=detectors).opened() as stage:
+            stop, ready = asyncio.Event(), asyncio.Event()
+            running = asyncio.create_task(run(stage, stop, on_ready=ready.set))
+            if refused:
+                why = rf"needs {size} bytes, more than models_bytes_max \({2 << 20}\) .*lower number_of_trees"
+                with pytest.raises(UsageError, match=why):
+                    await running
+                assert checked == [], "before anything is made"
+            else:
+                await ready.wait()
+                stop.set()
+                await running
+
+
+async def test_a_spec_whose_model_is_too_large_ends_the_scorer_at_its_start(tmp_path: Path) -> None:
+    columns = tuple(Column(name=f"f{number}", type="DOUBLE") for number in range(30))
+    large = DetectorSpec(name="rcf", number_of_trees=1000, sub_sample_size=1000, shingle_size=30)
+    spec = PipelineSpec(name="p", columns=columns, features=tuple(column.name for column in columns), detector=large)
+    async with Stage(tmp_path, spec=spec, detectors=registered(spec), streams=()).opened() as stage:
+        with pytest.raises(UsageError, match=r"needs 21634035224 bytes, more than MODEL_BYTES_MAX \(1073741824\)"):
+            await run(stage, asyncio.Event())
+        assert await stage.transport.streams() == ()

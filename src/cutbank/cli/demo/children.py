@@ -2,16 +2,18 @@
 
 Invariant: at most one process a child lives, and none after `supervise` has returned or was cancelled. A child that
 dies is started again at most once a second and at most `RESTARTS_MAX` times; one that answers that it was set up
-wrongly (exit code 2) is not. Logs are only added to, and only what this child wrote is looked at.
+wrongly (exit code 2) is not. Logs are added to, bounded by `trim_log`; only what this child wrote is looked at.
 Event-loop only; one task supervises, others may call `stop`.
 """
 
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cutbank.cli.demo import child as child_module
@@ -25,6 +27,9 @@ RESTART_S_MIN = 1.0
 
 STOP_S_MAX = 30.0
 """Seconds that a child gets between SIGTERM and SIGKILL: longer than the services' own grace period."""
+
+LOG_BYTES_MAX = 16 << 20
+"""Largest log of a child, bytes; a larger one is set aside as `<name>.log.1`, in place of the one before."""
 
 LOG_TAIL_BYTES = 16_000
 """How much of a log's end is looked at for the reason of a failure."""
@@ -150,6 +155,23 @@ class Child:
         finally:
             sleeping.cancel()
             stopping.cancel()
+
+    def trim_log(self) -> None:
+        """Set a log over `LOG_BYTES_MAX` aside and go on with an empty one; to be called again and again.
+
+        The child only adds to its log, wherever that ends; what it writes in the moment between is lost.
+        """
+        if not self.log.exists() or self.log.stat().st_size <= LOG_BYTES_MAX:
+            return
+        with (
+            suppress(OSError),
+            self.log.open("rb") as log,
+            self.log.with_name(f"{self.log.name}.1").open("wb") as aside,
+        ):
+            log.seek(-LOG_BYTES_MAX, os.SEEK_END)
+            shutil.copyfileobj(log, aside)
+        os.truncate(self.log, 0)
+        self._log_start = 0
 
     def parked(self) -> str | None:
         """Why it has stopped a partition for good, as its log's end says; None: it has not."""

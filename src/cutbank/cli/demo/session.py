@@ -232,6 +232,9 @@ class Session:
             except CutbankError as error:
                 if not error.retryable:
                     raise
+            for service in self._services:
+                if isinstance(service, Child):
+                    service.trim_log()
             if not last:
                 await self._clock.sleep(POLL_S)
 

@@ -9,7 +9,6 @@ same one. Event-loop only; decoding and scoring of the replay run in the given t
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from cutbank.errors import (
 from cutbank.metrics import Metrics
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
+from cutbank.pipeline.scoring.shelf import ModelShelf
 from cutbank.pipeline.scoring.snapshots import RUN_MAX, Birth, Run, StreamBirth
 from cutbank.pipeline.scoring.state import Inventory, SnapshotEntry, StateRoom
 from cutbank.pipeline.spec import PipelineSpec
@@ -67,25 +67,6 @@ class Scene:
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run CPU-bound work off the event loop. If cancelled, the work still ends, unseen."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, call)
-
-
-class ModelShelf:
-    """Models of partitions that were handed over cleanly: the most recent few, in case they come back."""
-
-    def __init__(self, models_max: int) -> None:
-        self._models_max = models_max
-        self._models: OrderedDict[Partition, PartitionModel] = OrderedDict()
-
-    def put(self, model: PartitionModel) -> None:
-        """Keep it; the one that lay longest makes room."""
-        self._models[model.run.partition] = model
-        self._models.move_to_end(model.run.partition)
-        while len(self._models) > self._models_max:
-            self._models.popitem(last=False)
-
-    def take(self, partition: Partition) -> PartitionModel | None:
-        """Whatever is there, which the caller must check; it is no longer kept."""
-        return self._models.pop(partition, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +145,9 @@ class Assignment:
         if committed is None or committed < position:
             await lease.commit(position)
         lease.seek(position)
-        await self._forget_futures(inventory, model.run.number, committed)
+        if not _begins_after(info, self._partition, position):
+            await self._forget_futures(inventory, model.run.number, committed)
+        # Else whoever set that position may set it back: what lies beyond is all that is left of the model.
         return Ready(model=model, committed=position, kept_position=kept_position, unusable=frozenset(self._unusable))
 
     async def _check_stream(self, info: StreamInfo, committed: Position | None, inventory: Inventory) -> None:
@@ -390,6 +373,11 @@ _WAY_OUT = "restore it, or set on_lost_state=new_run to begin a new run from the
 def _ends_before(info: StreamInfo, partition: Partition, position: Position) -> bool:
     """Whether the next record of the partition would get a position below this one."""
     return any(bounds.partition == partition and bounds.end < position for bounds in info.partitions)
+
+
+def _begins_after(info: StreamInfo, partition: Partition, position: Position) -> bool:
+    """Whether the record at this position is past retention."""
+    return any(bounds.partition == partition and position < bounds.oldest for bounds in info.partitions)
 
 
 async def check_newest_run(state: StateRoom, run: Run) -> None:

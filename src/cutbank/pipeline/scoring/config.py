@@ -34,6 +34,8 @@ class ScorerConfig(Settings):
     """Threads that decode and score. A partition uses one at a time."""
     models_kept_max: int = Field(default=8, ge=0, le=1024)
     """Models of partitions handed over that stay in memory, in case they come back."""
+    models_bytes_max: int = Field(default=4 << 30, ge=1 << 20, le=1 << 44)
+    """Most memory for models, live and kept, bytes, 1 MiB and up; a partition whose model has no room waits, loudly."""
     output_partitions: int = Field(default=1, ge=1, le=10_000)
     """Partitions of the output streams where the scorer makes them; existing streams stay as they are."""
     source_wait_s: float = Field(default=60.0, ge=0.0, le=86_400.0)

@@ -37,10 +37,14 @@ _NUMBERS = frozenset({int, float})
 
 
 class Reason(StrEnum):
-    """Why a record is in the error stream: the value of ERROR_NAME. Tried in this order; the first that fits counts."""
+    """Why a record is in the error stream: the value of ERROR_NAME.
 
-    EMPTY = "empty"
+    Tried in this order, and the first that fits counts; from `missing_feature` on, feature by feature as the spec has
+    them.
+    """
+
     TOO_LARGE = "too_large"
+    EMPTY = "empty"
     BYTE_ORDER_MARK = "byte_order_mark"
     INVALID_UTF8 = "invalid_utf8"
     NESTED_TOO_DEEP = "nested_too_deep"

@@ -20,8 +20,14 @@ from cutbank.records import Position, position_text
 ERROR_PAYLOAD_BYTES_MAX = 64 << 10
 """How many of a bad record's first bytes DATA_ROW holds, as hex; DATA_BYTES says how many there were."""
 
+ROWTIME_MS_MIN, ROWTIME_MS_MAX = -62_135_596_800_000, 253_402_300_799_999
+"""The first millisecond of the year 1 and the last of the year 9999: what a ROWTIME can say, ms since the epoch."""
 
-@lru_cache(maxsize=4096)
+SECONDS_KEPT_MAX = 4096
+"""Seconds whose text is kept, since neighbours share it; the one used longest ago is made anew."""
+
+
+@lru_cache(maxsize=SECONDS_KEPT_MAX)
 def _second_text(second: int) -> str:
     moment = time.gmtime(second)
     return (
@@ -31,8 +37,12 @@ def _second_text(second: int) -> str:
 
 
 def rowtime_text(time_ms: int) -> str:
-    """`2026-11-22T23:00:00.123Z`: UTC, milliseconds, of a time in ms since the epoch."""
-    second, ms = divmod(time_ms, 1000)
+    """`2026-11-22T23:00:00.123Z`: UTC, milliseconds, of a time in ms since the epoch.
+
+    A time before the year 1 or after 9999 becomes the nearest within: a broker that stamps nonsense does not stop the
+    stream.
+    """
+    second, ms = divmod(min(max(time_ms, ROWTIME_MS_MIN), ROWTIME_MS_MAX), 1000)
     return f"{_second_text(second)}.{ms:03}Z"
 
 

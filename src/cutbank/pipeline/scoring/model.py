@@ -41,33 +41,22 @@ class DetectorSource:
     restore: Callable[[bytes], Detector]
     """A detector from its `to_bytes`; raises SnapshotUnusable or ValueError."""
     self_check: Callable[[], None] = lambda: None
-    """Raises DetectorMismatch if this machine would score differently, UsageError for a model over the limit."""
+    """Raises DetectorMismatch if this machine would score differently."""
+    model_bytes: Callable[[], int] = lambda: 0
+    """Memory of one detector, bytes, computed before one is made; raises UsageError over the limit. 0: not counted."""
 
 
 def registered(spec: PipelineSpec) -> DetectorSource:
     """The detector that the spec names, from the registry."""
     chosen = spec.detector
 
-    def create() -> Detector:
-        return detectors.create(
-            chosen.name,
-            dimensions=len(spec.features),
-            seed=chosen.seed,
-            number_of_trees=chosen.number_of_trees,
-            sub_sample_size=chosen.sub_sample_size,
-            time_decay=chosen.time_decay,
-            shingle_size=chosen.shingle_size,
-        )
-
-    def self_check() -> None:
-        create()  # a model over the limit is refused before the first record, not in the middle
-        detectors.self_check(chosen.name)
-
+    parameters = {"dimensions": len(spec.features), **chosen.model_dump(exclude={"name"})}
     return DetectorSource(
         algorithm_version=detectors.algorithm_version(chosen.name),
-        create=create,
+        create=lambda: detectors.create(chosen.name, **parameters),
         restore=detectors.from_bytes,
-        self_check=self_check,
+        self_check=lambda: detectors.self_check(chosen.name),
+        model_bytes=lambda: detectors.model_bytes(chosen.name, **parameters),
     )
 
 

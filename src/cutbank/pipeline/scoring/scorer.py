@@ -58,8 +58,9 @@ async def run_scorer(
     `transport` and `state_store` are open and stay so. `detectors`: another detector than the spec names (for tests).
     `on_ready` is called once, when the source is there and this process asks for partitions.
 
-    Raises UsageError (the source stream does not appear, the store is refused), DetectorMismatch, StreamMissing (an
-    output stream was deleted). What concerns one partition only is logged and counted by `PartitionRunner`.
+    Raises UsageError (a model is too large, the source stream does not appear, the store is refused),
+    DetectorMismatch, StreamMissing (an output stream was deleted). What concerns one partition only is logged and
+    counted by `PartitionRunner`.
     """
     source = detectors or registered(spec)
     threads = ThreadPoolExecutor(max_workers=config.threads, thread_name_prefix="scorer")
@@ -92,6 +93,14 @@ async def run_scorer(
 async def _prepare(scene: Scene, state_store: ObjectStore, rng: random.Random) -> Literal[True]:
     """What must be true before the first record."""
     log.info("checking the detector", detector=scene.spec.detector.name, pipeline=scene.spec.name)
+    # Before anything is made: the size is refused here, not in the middle.
+    model_bytes = await scene.in_thread(scene.detectors.model_bytes)
+    if model_bytes > scene.config.models_bytes_max:
+        raise UsageError(
+            f"a model of {scene.spec.detector.name} needs {model_bytes} bytes, more than models_bytes_max "
+            f"({scene.config.models_bytes_max}) leaves to all: raise it, or lower number_of_trees, sub_sample_size, "
+            "shingle_size or the number of features in the spec"
+        )
     # A machine that scores differently must not score at all.
     await scene.in_thread(scene.detectors.self_check)
     await retrying(state_store.probe, policy=START, clock=scene.clock, rng=rng)

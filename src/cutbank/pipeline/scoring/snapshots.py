@@ -223,8 +223,12 @@ def _run_of(header: Mapping[str, Any]) -> Run:
 
 def _seal(header: Mapping[str, Any], body: bytes = b"") -> bytes:
     text = orjson.dumps(header)
-    sealed = _FRAME.pack(_MAGIC, FORMAT_VERSION, len(text)) + text + body
-    return sealed + hashlib.sha256(sealed).digest()
+    parts = (_FRAME.pack(_MAGIC, FORMAT_VERSION, len(text)), text, body)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    # Joined once: a large model's body is not copied more often than need be.
+    return b"".join((*parts, digest.digest()))
 
 
 def _open(sealed: bytes, *, kind: str, key: str) -> tuple[dict[str, Any], bytes]:

@@ -25,9 +25,10 @@ from cutbank.errors import (
     StreamUnavailable,
 )
 from cutbank.pipeline.partitions import pause
-from cutbank.pipeline.scoring.assignment import Assignment, ModelShelf, Ready, Scene, check_newest_run
+from cutbank.pipeline.scoring.assignment import Assignment, Ready, Scene, check_newest_run
 from cutbank.pipeline.scoring.keeper import SnapshotKeeper
 from cutbank.pipeline.scoring.model import PartitionModel, Scored
+from cutbank.pipeline.scoring.shelf import ModelShelf
 from cutbank.pipeline.scoring.snapshots import SNAPSHOT_BYTES_MAX, snapshot_bytes
 from cutbank.records import Batch, Partition, Position
 from cutbank.retry import RetryPolicy, retrying
@@ -50,7 +51,12 @@ class ScorerWorker:
     def __init__(self, scene: Scene, *, rng: random.Random) -> None:
         self._scene = scene
         self._rng = rng
-        self._shelf = ModelShelf(scene.config.models_kept_max)
+        self._shelf = ModelShelf(
+            scene.config.models_kept_max,
+            bytes_max=scene.config.models_bytes_max,
+            model_bytes=scene.detectors.model_bytes(),
+            metrics=scene.metrics,
+        )
 
     async def work(self, lease: Lease, stop: asyncio.Event) -> None:
         """Score this partition until `stop`; then the last snapshot is taken and the model kept in memory.
@@ -58,6 +64,10 @@ class ScorerWorker:
         Raises Fenced when given up, PartitionStopped when it must stop loudly, StreamUnavailable, OutcomeUnknown and
         StoreUnavailable to be started again.
         """
+        async with self._shelf.room(lease.partition, stop=stop):
+            await self._work(lease, stop)
+
+    async def _work(self, lease: Lease, stop: asyncio.Event) -> None:
         anew = 0
         while not stop.is_set():
             assignment = Assignment(self._scene, self._shelf, lease, stop)

@@ -63,9 +63,12 @@ class Router:
         self._layouts.clear()
 
     def addressed(self, db: sqlite3.Connection, outputs: Sequence[Output], *, source_id: str) -> Iterator[Message]:
-        """Outputs as messages to the partitions that the source partition determines. Raises StreamMissing."""
+        """Outputs as messages to the partitions that they name or the source determines. Raises StreamMissing."""
         targets: dict[str, str] = {}
         for output in outputs:
+            if output.partition_id is not None:
+                yield Message(output.stream, output.value, output.key, output.partition_id)
+                continue
             target = targets.get(output.stream)
             if target is None:
                 ids = [str(number) for number in range(len(self.layout(db, output.stream).partition_row_ids))]
