@@ -55,6 +55,7 @@ def pure(records: int) -> float:
     began_s = time.perf_counter()
     stretch = Stretch(
         pipeline=PIPELINE,
+        layout=Layout(),
         start=Position(0),
         reading=Position(0),
         marks=(),
@@ -63,7 +64,7 @@ def pure(records: int) -> float:
         records_max=records,
     )
     assert stretch.take(batch, broker_ms=START_MS) == records
-    claim, _ = stretch.claim(ChainId(PIPELINE, STREAM, "0"), Layout(), spec_hash=None)
+    claim, _ = stretch.claim(ChainId(PIPELINE, STREAM, "0"), spec_hash=None)
     assert claim.records == records
     return round(records / (time.perf_counter() - began_s))
 

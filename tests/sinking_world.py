@@ -4,27 +4,31 @@ Owned by one test; event-loop only. Time moves only in `until`, a little at a ti
 """
 
 import asyncio
-import hashlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import orjson
 
 from cutbank.clock import Clock
-from cutbank.errors import StoreUnavailable
 from cutbank.metrics import NoMetrics
-from cutbank.objects import ObjectInfo, ObjectStore
+from cutbank.objects import ObjectStore
 from cutbank.objects.filesystem import FileSystemStore
-from cutbank.pipeline.sinking import ChainId, Claim, Sink, SinkConfig, inspect
+from cutbank.pipeline.sinking import ChainId, Claim, Layout, Sink, SinkConfig, inspect
 from cutbank.pipeline.sinking.lines import rowtime
+from cutbank.pipeline.sinking.rendering import content, is_content_of
+from cutbank.pipeline.sinking.rendering import lines as content_lines
 from cutbank.records import Message, Partition, Position, position_text
 from cutbank.testing.clock import START_MS, ManualClock
+from cutbank.testing.faults import Fault, Faults, FaultyStore
+from cutbank.testing.taps import Call
 from cutbank.transports.base import Assigned, Lease, StreamConfig
 from cutbank.transports.local import open_local
+
+T = TypeVar("T")
 
 MINUTE_MS = 60_000
 STREAM = "anomalies"
@@ -43,10 +47,12 @@ def anomaly(
     source: str = "0",
     at_ms: int = START_MS,
     pipeline: str = PIPELINE,
+    columns: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """An anomaly's line as the scorer makes it; `number` is its position in the source."""
+    """An anomaly's line as the scorer makes it; `number` is its position in the source; `columns` are further ones."""
     fields = {
         "id": number,
+        **(columns or {}),
         "ANOMALY_SCORE": score,
         "ROWTIME": rowtime(at_ms),
         "SOURCE": {
@@ -79,125 +85,55 @@ class Counted(NoMetrics):
         self.gauges[" ".join((name, *labels.values()))] = value
 
 
-class Crashed(BaseException):
-    """The process is gone: nothing of ours may catch it."""
+class Gate:
+    """Around a store: holds every create of a key with `part` in it until `open`; `reached` tells that one waits."""
 
-
-class Wrapped:
-    """A store that passes everything on; tests override `create`."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self.inner = store
-
-    @property
-    def url(self) -> str:
-        return self.inner.url
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *failure: object) -> None:
-        """The inner store is closed by its owner."""
-
-    async def create(self, key: str, body: bytes) -> None:
-        await self.inner.create(key, body)
-
-    async def read(self, key: str) -> bytes:
-        return await self.inner.read(key)
-
-    async def exists(self, key: str) -> bool:
-        return await self.inner.exists(key)
-
-    def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
-        return self.inner.list(prefix, after=after)
-
-    async def delete(self, key: str) -> None:
-        await self.inner.delete(key)
-
-    async def probe(self) -> None:
-        await self.inner.probe()
-
-
-class Crashing(Wrapped):
-    """Crashes at the `at`-th create (from 0): before it is done, or after it, when nobody learns of it."""
-
-    def __init__(self, store: ObjectStore, *, at: int, after: bool = False) -> None:
-        super().__init__(store)
-        self.left = at
-        self.after = after
-        self.crashed_at: str | None = None
-
-    async def create(self, key: str, body: bytes) -> None:
-        self.left -= 1
-        if self.left >= 0:
-            await self.inner.create(key, body)
-            return
-        if self.after:
-            await self.inner.create(key, body)
-        self.crashed_at = key
-        raise Crashed(key)
-
-
-class Gated(Wrapped):
-    """Holds every create of a key with `part` in it until `gate` is set; `reached` tells that one waits."""
-
-    def __init__(self, store: ObjectStore, part: str) -> None:
-        super().__init__(store)
+    def __init__(self, part: str) -> None:
         self.part = part
-        self.gate = asyncio.Event()
+        self.open = asyncio.Event()
         self.reached = asyncio.Event()
 
-    async def create(self, key: str, body: bytes) -> None:
-        if self.part in key:
+    async def __call__(self, call: Call, do: Callable[[], Awaitable[T]], /) -> T:
+        if call.name == "create" and self.part in call.subject:
             self.reached.set()
-            await self.gate.wait()
-        await self.inner.create(key, body)
+            await self.open.wait()
+        return await do()
 
 
-class Timed(Wrapped):
-    """Notes when each create was asked for, monotonic seconds."""
+class Slow:
+    """Around a store: takes its time before and after each create, by seed, so that several meet in every order."""
 
-    def __init__(self, store: ObjectStore, clock: Clock) -> None:
-        super().__init__(store)
-        self.clock = clock
-        self.creates_s: list[float] = []
-
-    async def create(self, key: str, body: bytes) -> None:
-        self.creates_s.append(self.clock.monotonic_s())
-        await self.inner.create(key, body)
-
-
-class Slow(Wrapped):
-    """Takes its time before and after each create, by seed, so that several sinks meet in every order."""
-
-    def __init__(self, store: ObjectStore, clock: Clock, *, seed: int) -> None:
-        super().__init__(store)
+    def __init__(self, clock: Clock, *, seed: int) -> None:
         self.clock = clock
         self.rng = random.Random(seed)
 
-    async def create(self, key: str, body: bytes) -> None:
+    async def __call__(self, call: Call, do: Callable[[], Awaitable[T]], /) -> T:
+        if call.name != "create":
+            return await do()
         await self.clock.sleep(self.rng.choice([0.0, 0.5, 5.0]))
-        await self.inner.create(key, body)
+        result = await do()
         await self.clock.sleep(self.rng.choice([0.0, 0.5, 5.0]))
+        return result
 
 
-class Unavailable(Wrapped):
-    """Refuses creates while `down`; loses the reply of some, by seed."""
+class Faulty(FaultyStore):
+    """A world's store with `faults` at its calls: none to begin with."""
 
-    def __init__(self, store: ObjectStore, *, down: bool = False, lost_replies: float = 0.0, seed: int = 0) -> None:
-        super().__init__(store)
-        self.down = down
-        self.lost_replies = lost_replies
-        self.rng = random.Random(seed)
-        self.refused = 0
+    def __init__(self, world: "World", *, seed: int = 0) -> None:
+        self.faults = Faults(seed, clock=world.clock)
+        super().__init__(world.store, self.faults)
 
-    async def create(self, key: str, body: bytes) -> None:
-        if self.down:
-            self.refused += 1
-            raise StoreUnavailable("the disk is full")
-        await self.inner.create(key, body)
-        if self.rng.random() < self.lost_replies:
-            raise StoreUnavailable("the reply was lost")
+    @property
+    def struck(self) -> list[str]:
+        """The keys of the calls that a fault has struck."""
+        return [event.call.subject for event in self.faults.history if event.call is not None]
+
+
+def crashing(world: "World", *, at: int, after: bool = False) -> Faulty:
+    """Its process dies at the `at`-th create (from 0): before it is done, or after it, when nobody learns of it."""
+    store = Faulty(world)
+    store.faults.at("create", nth=at + 1, fault=Fault.CRASH_AFTER if after else Fault.CRASH_BEFORE)
+    return store
 
 
 class World:
@@ -293,12 +229,14 @@ class World:
         return [claim async for claim in inspect.claims(self.store, PIPELINE)]
 
     async def objects(self) -> dict[str, list[bytes]]:
-        """Lines of every data object, by key."""
+        """Lines of every data object, by key, read as the claim that names it says."""
+        layouts = {item.key: claim.layout for claim in await self.claims() for item in claim.objects}
         found = {}
         async for info in inspect.data_objects(self.store):
-            body = await self.store.read(info.key)
-            assert body.endswith(b"\n")
-            found[info.key] = body.removesuffix(b"\n").split(b"\n")
+            layout = layouts.get(info.key, Layout())
+            whole = content(layout, await self.store.read(info.key))
+            assert whole.endswith(b"\n")
+            found[info.key] = content_lines(layout, whole)
         return found
 
     async def lines(self) -> list[bytes]:
@@ -315,8 +253,10 @@ class World:
             starts[claim.chain] = claim.end
             for item in claim.objects:
                 body = await self.store.read(item.key)
-                assert (body.count(b"\n"), len(body)) == (item.count, item.line_bytes)
-                assert hashlib.sha256(body).hexdigest() == item.sha256
+                assert is_content_of(claim.layout, item, body)
+                whole = content(claim.layout, body)
+                assert len(content_lines(claim.layout, whole)) == item.count
+                assert claim.layout.format == "csv" or len(whole) == item.line_bytes
                 keys.append(item.key)
         assert sorted(keys) == sorted(await self.objects())
 

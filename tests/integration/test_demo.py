@@ -292,6 +292,7 @@ async def test_another_spec_is_refused_and_fresh_sets_the_old_one_aside(copy: Pa
     assert the_object(aside).is_file()
 
 
+@pytest.mark.long
 async def test_each_service_killed_in_the_middle_loses_and_repeats_nothing(tmp_path: Path) -> None:
     async with demo("--seconds", 600, "--rate", 300, "--data", tmp_path / "data") as running:
         await running.until(r"latest: ")
@@ -324,6 +325,7 @@ async def test_a_second_interrupt_stops_at_once_and_leaves_no_service_behind(tmp
         assert all(running.child(service) is None for service in SERVICES)
 
 
+@pytest.mark.long
 async def test_a_killed_demo_leaves_no_service_behind_and_the_next_one_balances(tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with demo("--seconds", 600, "--rate", 300, "--data", data) as running:

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 STATED = ("3.11", "3.12", "3.13", "3.14")
+OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def interpreters() -> dict[str, str | None]:
@@ -83,7 +84,10 @@ def test_the_wheel_holds_the_library_the_services_and_nothing_else(wheel: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", STATED)
+@pytest.mark.parametrize(
+    "version",
+    [pytest.param(version, marks=() if version == OURS else pytest.mark.long) for version in STATED],
+)
 def test_the_demo_runs_from_the_wheel(wheel: Path, version: str) -> None:
     python = interpreters()[version]
     if python is None:

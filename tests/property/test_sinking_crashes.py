@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinking_world import Crashed, Crashing, World, anomaly, ids
+from cutbank.testing.faults import Crashed
+from sinking_world import World, anomaly, crashing, ids
 
 CRASHES = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(1, 6)), max_size=6)
 """Lives of sinks that end in a crash: at which create, before or after it is done, and their records limit."""
@@ -22,7 +23,7 @@ async def live_and_die(folder: Path, batches: list[tuple[int, int]], crashes: li
             await world.publish(anomaly(total))  # delivered again
             total += size
         for at, after, records_max in crashes:
-            store = Crashing(world.store, at=at, after=after)
+            store = crashing(world, at=at, after=after)
             try:
                 async with world.sinking(store=store, stretch_records_max=records_max) as running:
                     await world.until(world.all_committed, running)

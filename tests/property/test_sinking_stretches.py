@@ -98,6 +98,7 @@ def new(claim: Claim | None, *, bytes_max: int, records_max: int, reading: int |
     end, marks, minute_ms = (Position(0), (), 0) if claim is None else (claim.end, claim.marks_after, claim.minute_ms)
     return Stretch(
         pipeline=PIPELINE,
+        layout=Layout(),
         start=end,
         reading=end if reading is None else Position(reading),
         marks=marks,
@@ -112,6 +113,7 @@ def again(claim: Claim, records: list[Record]) -> tuple[Claim, list[bytes]]:
     assert claim.first is not None
     stretch = Stretch(
         pipeline=PIPELINE,
+        layout=claim.layout,
         start=claim.start,
         reading=claim.first.position,
         marks=claim.marks_before,
@@ -125,7 +127,7 @@ def again(claim: Claim, records: list[Record]) -> tuple[Claim, list[bytes]]:
             assert stretch.take(batch([record], start=at, end=record.position + 1), broker_ms=0) == 1
             at = Position(record.position + 1)
     stretch.take(batch([], start=at, end=claim.end), broker_ms=0)
-    return stretch.claim(CHAIN, claim.layout, spec_hash=claim.spec_hash)
+    return stretch.claim(CHAIN, spec_hash=claim.spec_hash)
 
 
 @settings(deadline=None)
@@ -144,7 +146,7 @@ def test_any_cutting_gives_each_anomaly_once_and_claims_that_can_be_made_again(
 
     def cut() -> None:
         nonlocal stretch
-        made.append(stretch.claim(CHAIN, Layout(), spec_hash=None))
+        made.append(stretch.claim(CHAIN, spec_hash=None))
         stretch = new(made[-1][0], bytes_max=bytes_max, records_max=records_max)
 
     for each, extra in zip_longest(cutting(records, sizes), cuts[: len(sizes) + 1]):
@@ -188,6 +190,7 @@ def test_marks_do_not_depend_on_where_they_were_written_down(sources: list[tuple
         for part in parts:
             stretch = Stretch(
                 pipeline=PIPELINE,
+                layout=Layout(),
                 start=Position(0),
                 reading=Position(100),
                 marks=marks,

@@ -1,12 +1,17 @@
 """The sink's settings. Values only; the limits themselves are checked by `SinkConfig`, in one place."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from cutbank.pipeline.sinking import SinkConfig
+from cutbank.errors import UsageError
+from cutbank.pipeline.sinking import Layout, SinkConfig
+from cutbank.pipeline.sinking.claims import OBJECTS_MAX
+from cutbank.pipeline.sinking.lines import OWN_COLUMNS
+from cutbank.pipeline.sinking.prefix import partition_fields
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.runtime.settings import ServiceSettings
+from cutbank.settings import one_line
 from cutbank.transports.base import Start
 
 MIB = 1 << 20
@@ -17,10 +22,22 @@ class SinkSettings(ServiceSettings):
 
     store_url: str = Field(default="file://data/anomalies", min_length=1)
     """Root of the objects: file://FOLDER. The claims in it decide what has been sunk: another root begins anew."""
+    prefix: str = Field(default="yyyy/MM/dd/HH/", max_length=1024)
+    """Folders of an object: a date pattern, or text with !{timestamp:yyyy/MM/dd} and !{partitionKeyFromQuery:FIELD}."""
+    timezone: str = "UTC"
+    """Time zone of the prefix: an IANA name such as Asia/Tokyo."""
+    format: Literal["ndjson", "csv"] = "ndjson"
+    """ndjson: a JSON object a line. csv: a header, the spec's columns, ANOMALY_SCORE, ROWTIME, SOURCE, OTHER_FIELDS."""
+    compression: Literal["none", "gzip"] = "none"
+    """Of the objects: none or gzip."""
+    partition_keys: str = ""
+    """Fields whose values have objects of their own, with commas between; none: those that the prefix names."""
+    partition_values_max: int = Field(default=500, ge=1, le=OBJECTS_MAX - 1)
+    """Values with an object of their own in one minute, 1 to 999; those beyond share one under ~rest."""
     stretch_bytes_max: int = Field(default=16 * MIB, ge=64 << 10, le=128 * MIB)
-    """Largest object, bytes, 65536 to 134217728; a minute with more gets several."""
+    """Most bytes of a claim's lines, before compression, 65536 to 134217728; a minute with more gets several claims."""
     stretch_records_max: int = Field(default=500_000, ge=1, le=10_000_000)
-    """Most records of an object, 1 to 10000000."""
+    """Most records of a claim, 1 to 10000000."""
     held_bytes_max: int = Field(default=256 * MIB, ge=4 * MIB, le=1 << 40)
     """Most memory for records that are not yet in objects, all partitions together, bytes, from 4194304 on."""
     grace_ms: int = Field(default=2000, ge=0, le=3_600_000)
@@ -37,11 +54,12 @@ class SinkSettings(ServiceSettings):
     """Seconds to wait at start for the stream to exist, 0 to 86400: services start in any order."""
 
     def config(self, spec: PipelineSpec) -> SinkConfig:
-        """What these settings mean for a pipeline."""
+        """What these settings mean for a pipeline. Raises UsageError."""
         return SinkConfig(
             pipeline=spec.name,
             stream=spec.destination,
             start=Start(at=self.sink_start, timestamp_ms=self.sink_start_timestamp_ms),
+            layout=self._layout(spec),
             stretch_bytes_max=self.stretch_bytes_max,
             stretch_records_max=self.stretch_records_max,
             held_bytes_max=self.held_bytes_max,
@@ -50,3 +68,25 @@ class SinkSettings(ServiceSettings):
             accept_lost=self.accept_lost,
             stream_wait_s=self.stream_wait_s,
         )
+
+    def _layout(self, spec: PipelineSpec) -> Layout:
+        columns = (*(column.name for column in spec.columns), *OWN_COLUMNS)
+        given = (key.strip() for key in self.partition_keys.split(","))
+        keys = tuple(key for key in given if key) or partition_fields(self.prefix)
+        for key in keys:
+            if key not in columns and key.split(".")[0] not in columns:
+                raise UsageError(f"partition key {key!r} is not a column; columns are {', '.join(columns)}")
+        layout: dict[str, Any] = {
+            "prefix": self.prefix,
+            "zone": self.timezone,
+            "format": self.format,
+            "compression": self.compression,
+            "columns": columns if self.format == "csv" else (),
+            "partition_keys": keys,
+        }
+        if keys:
+            layout["partition_values_max"] = self.partition_values_max
+        try:
+            return Layout.model_validate(layout)
+        except ValidationError as error:
+            raise UsageError(one_line(error)) from None

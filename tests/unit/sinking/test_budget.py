@@ -10,8 +10,9 @@ from cutbank.errors import StoreRefused, UsageError
 from cutbank.pipeline.sinking import SinkConfig, run_sink
 from cutbank.pipeline.sinking.budget import READ_BYTES_MAX, READ_BYTES_MIN, Budget
 from cutbank.pipeline.sinking.patience import Interrupted, unless
+from cutbank.testing.faults import Fault
 from cutbank.transports.base import StreamConfig
-from sinking_world import PIPELINE, STREAM, Counted, Unavailable, World, anomaly, ids
+from sinking_world import PIPELINE, STREAM, Counted, Faulty, World, anomaly, ids
 
 MIB = 1 << 20
 
@@ -153,7 +154,7 @@ def test_limits_have_limits(wrong: dict[str, int]) -> None:
         SinkConfig(pipeline="p", stream="s", **wrong)  # type: ignore[arg-type]
 
 
-async def run_until_sunk(world: World, records: int, *, held_bytes_max: int, store: Unavailable | None = None) -> int:
+async def run_until_sunk(world: World, records: int, *, held_bytes_max: int, store: Faulty | None = None) -> int:
     """`run_sink` on all partitions until all are in objects; the records of the largest claim."""
     stop, metrics = asyncio.Event(), Counted()
     reports: dict[str, bool] = {}
@@ -205,7 +206,8 @@ async def test_many_partitions_share_a_small_limit(tmp_path: Path) -> None:
 async def test_a_store_that_is_away_at_the_start_is_waited_for_and_one_that_is_wrong_is_not(world: World) -> None:
     await world.publish(anomaly(1), minute=0)
     stop = asyncio.Event()
-    store = Unavailable(world.store, down=True)
+    store = Faulty(world)
+    away = store.faults.at("probe", fault=Fault.FAIL, times=None)
     config = SinkConfig(pipeline=PIPELINE, stream=STREAM)
 
     def sink() -> "asyncio.Future[None]":
@@ -215,12 +217,8 @@ async def test_a_store_that_is_away_at_the_start_is_waited_for_and_one_that_is_w
         return asyncio.ensure_future(call)
 
     async def probed_often() -> bool:
-        return store.refused > 3
+        return away.struck > 3
 
-    async def probe() -> None:
-        await store.create("probe", b"")
-
-    store.probe = probe  # type: ignore[method-assign]
     task = sink()
     await world.until(probed_often)
     assert not task.done()

@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from cutbank.pipeline.sinking.claims import ChainId, Layout
-from cutbank.pipeline.sinking.layout import ARRIVAL_MS_MAX, arrange, arrival_in_range, minute_of, object_key, prefix
+from cutbank.pipeline.sinking.layout import ARRIVAL_MS_MAX, arrival_in_range, minute_of, object_key, order
 from cutbank.pipeline.sinking.lines import Line, LineReader, Source, rowtime
+from cutbank.pipeline.sinking.prefix import folders
 from cutbank.pipeline.sinking.stretch import Stretch
 from cutbank.records import Batch, Partition, Position
 
@@ -90,7 +91,7 @@ def test_what_has_no_valid_source_is_not_ours_but_keeps_its_line(source: bytes) 
     ],
 )
 def test_what_has_no_valid_rowtime_is_ordered_by_its_arrival(text: bytes) -> None:
-    assert line(ours(rowtime_=text))[1:] == (ARRIVAL_MS // 1000, 1.5, None)
+    assert line(ours(rowtime_=text))[1:4] == (ARRIVAL_MS // 1000, 1.5, None)
 
 
 @pytest.mark.parametrize("score", [b"null", b"true", b'"9"', b"[]"])
@@ -124,7 +125,7 @@ def test_what_is_no_object_is_wrapped_whole(value: bytes) -> None:
         "ROWTIME": "2026-11-22T23:00:00.123Z",
         "SOURCE": None,
     }
-    assert found[1:] == (ARRIVAL_MS // 1000, -inf, None)
+    assert found[1:4] == (ARRIVAL_MS // 1000, -inf, None)
 
 
 def test_line_breaks_between_the_parts_of_an_object_become_spaces() -> None:
@@ -145,7 +146,7 @@ def test_rowtime_is_utc_with_milliseconds() -> None:
 )
 def test_any_arrival_has_a_minute(arrival_ms: int, expected: int) -> None:
     assert minute_of(arrival_in_range(arrival_ms)) == expected
-    assert prefix(Layout(), expected).count("/") == 4
+    assert folders(Layout(), expected).count("/") == 4
 
 
 def test_objects_lie_under_their_hour() -> None:
@@ -169,17 +170,23 @@ def test_no_two_chains_name_one_object() -> None:
 
 
 def test_the_order_is_second_then_score_then_position() -> None:
-    lines = [b"a", b"b", b"c", b"d", b"e", b"f"]
     seconds = array("q", [2, 1, 1, 1, 2, 1])
     scores = array("d", [1.0, 2.0, 3.0, 2.0, 1.0, -inf])
-    assert arrange(lines, seconds, scores) == b"c\nb\nd\nf\na\ne\n"
+    assert order(seconds, scores) == [2, 1, 3, 5, 0, 4]
 
 
 def test_the_golden_object() -> None:
     """Records in the order of the log, the object as it lies in the bucket: fixes lines, order, key and claim."""
     values = (GOLDEN / "records.ndjson").read_bytes().removesuffix(b"\n").split(b"\n")
     stretch = Stretch(
-        pipeline="p", start=Position(3), reading=Position(3), marks=(), minute_ms=0, bytes_max=1 << 20, records_max=100
+        pipeline="p",
+        layout=Layout(),
+        start=Position(3),
+        reading=Position(3),
+        marks=(),
+        minute_ms=0,
+        bytes_max=1 << 20,
+        records_max=100,
     )
     batch = Batch(
         partition=Partition("anomalies", "0"),
@@ -191,6 +198,6 @@ def test_the_golden_object() -> None:
         values=values,
     )
     assert stretch.take(batch, broker_ms=ARRIVAL_MS) == len(values)
-    claim, (body,) = stretch.claim(ChainId("anomaly-extractor", "anomalies", "0"), Layout(), spec_hash=None)
+    claim, (body,) = stretch.claim(ChainId("anomaly-extractor", "anomalies", "0"), spec_hash=None)
     assert claim.objects[0].key == "2026/11/22/23/anomaly-extractor-anomalies-0-3-0.json"
     assert body == (GOLDEN / "object.ndjson").read_bytes()

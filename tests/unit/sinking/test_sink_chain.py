@@ -1,28 +1,33 @@
 """The sink on the real log and the real store: births, minutes, limits, crashes, hand-overs."""
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import orjson
 import pytest
 
 from cutbank.errors import Fenced
 from cutbank.pipeline.sinking import inspect
 from cutbank.records import Partition
+from cutbank.testing.faults import Crashed, Fault
+from cutbank.testing.taps import Call, TappedStore
 from cutbank.transports.base import Start
 from sinking_world import (
     CHAIN,
     FIRST_MINUTE_MS,
     MINUTE_MS,
     STREAM,
-    Crashed,
-    Crashing,
-    Gated,
+    Faulty,
+    Gate,
     Running,
     Slow,
-    Timed,
-    Unavailable,
     World,
     anomaly,
+    crashing,
     ids,
 )
+
+T = TypeVar("T")
 
 
 async def is_born(world: World) -> bool:
@@ -45,21 +50,26 @@ async def test_one_object_a_minute(world: World) -> None:
 
 async def test_an_object_appears_when_minute_and_grace_are_over(world: World) -> None:
     await world.publish(anomaly(1), minute=0)
-    timed = Timed(world.store, world.clock)
+    creates_s: list[float] = []
+
+    async def timed(call: Call, do: Callable[[], Awaitable[T]], /) -> T:
+        if call.name == "create":
+            creates_s.append(world.clock.monotonic_s())
+        return await do()
 
     async def held() -> bool:
         return running.sink.held_bytes > 0
 
     async def claiming() -> bool:
-        return len(timed.creates_s) > 1
+        return len(creates_s) > 1
 
-    async with world.sinking(store=timed, grace_ms=5_000) as running:
+    async with world.sinking(store=TappedStore(world.store, timed), grace_ms=5_000) as running:
         await world.until(held, running, step_s=0)
         await world.clock.advance(64.5)
         # Small steps, since time goes on here while threads work.
         await world.until(claiming, running, step_s=0.002)
         await world.until(world.all_committed, running, step_s=0)
-    assert 65.0 <= timed.creates_s[1] < 67.0, "broker time passed the minute and 5 s"
+    assert 65.0 <= creates_s[1] < 67.0, "broker time passed the minute and 5 s"
     assert ids(await world.lines()) == [1]
 
 
@@ -136,13 +146,12 @@ async def test_a_crash_at_any_put_is_finished_by_the_next_owner(world: World, at
     """Creates in order: birth, then claim and object of each of three stretches."""
     for minute in range(3):
         await world.publish(*(anomaly(10 * minute + n) for n in range(3)), minute=minute)
-    crashing = Crashing(world.store, at=at, after=after)
+    store = crashing(world, at=at, after=after)
     with pytest.raises(Crashed):
-        async with world.sinking(store=crashing) as running:
+        async with world.sinking(store=store) as running:
             await world.until(world.all_committed, running)
     expected = [CHAIN.birth_key] + ["_cutbank", "2026"] * 3
-    assert crashing.crashed_at is not None
-    assert crashing.crashed_at.startswith(expected[at])
+    assert [key.startswith(expected[at]) for key in store.struck] == [True]
     # Whoever comes next has other settings, which begin with the next claim.
     await world.sink_all(stretch_records_max=2, grace_ms=100)
     assert sorted(ids(await world.lines())) == [n + 10 * minute for minute in range(3) for n in range(3)]
@@ -153,31 +162,35 @@ async def test_a_crash_at_any_put_is_finished_by_the_next_owner(world: World, at
 async def test_lost_replies_repeat_nothing(world: World, seed: int) -> None:
     for minute in range(4):
         await world.publish(anomaly(minute), minute=minute)
-    await world.sink_all(store=Unavailable(world.store, lost_replies=0.5, seed=seed))
+    store = Faulty(world, seed=seed)
+    store.faults.rate({"create": {Fault.FAIL_AFTER: 0.5}})
+    await world.sink_all(store=store)
+    assert store.struck
     assert ids(await world.lines()) == [0, 1, 2, 3]
     assert world.metrics.counts["cutbank_claims_adopted_total"] == 0
     await world.check_whole()
 
 
 async def test_an_unavailable_store_holds_the_position_and_nothing_grows(world: World) -> None:
-    store = Unavailable(world.store)
+    store = Faulty(world)
     values = [anomaly(n) for n in range(20_000)]
+    seen = 0
 
     async def refused() -> bool:
-        return store.refused > 20
+        return len(store.struck) > seen + 20
 
     async with world.sinking(store=store, held_bytes_max=1 << 20) as running:
         await world.until(lambda: is_born(world), running)
-        store.down = True
+        store.faults.at("create", fault=Fault.FAIL, times=None)
         for first in range(0, len(values), 1000):
             await world.publish(*values[first : first + 1000])
         await world.until(refused, running)
         held_bytes = running.sink.held_bytes
-        store.refused = 0
+        seen = len(store.struck)
         await world.until(refused, running)
         assert running.sink.held_bytes == held_bytes <= 1 << 20
         assert await world.committed() == 0
-        store.down = False
+        store.faults.heal()
         await world.until(world.all_committed, running)
     assert world.metrics.counts["cutbank_retries_total create claim"] >= 20
     assert sorted(ids(await world.lines())) == list(range(20_000))
@@ -185,15 +198,15 @@ async def test_an_unavailable_store_holds_the_position_and_nothing_grows(world: 
 
 
 async def test_a_stop_does_not_wait_for_an_unavailable_store(world: World) -> None:
-    store = Unavailable(world.store)
+    store = Faulty(world)
     await world.publish(anomaly(1), minute=0)
 
     async def refused() -> bool:
-        return store.refused > 0
+        return bool(store.struck)
 
     async with world.sinking(store=store, flush_on_stop=True) as running:
         await world.until(lambda: is_born(world), running)
-        store.down = True
+        store.faults.at("create", fault=Fault.FAIL, times=None)
         await world.until(refused, running)
     assert running.task.done()
     assert await world.objects() == {}
@@ -205,19 +218,19 @@ async def test_a_stop_does_not_wait_for_an_unavailable_store(world: World) -> No
 async def test_a_zombie_that_wakes_shrinks_and_repeats_nothing(world: World, part: str) -> None:
     """It sleeps before its claim, or between claim and object, while another takes the partition and goes on."""
     await world.publish(anomaly(1), anomaly(2), minute=0)
-    gated = Gated(world.store, part)
+    gate = Gate(part)
 
     async def reached() -> bool:
-        return gated.reached.is_set()
+        return gate.reached.is_set()
 
-    async with world.sinking(store=gated) as zombie:
+    async with world.sinking(store=TappedStore(world.store, gate)) as zombie:
         await world.until(reached, zombie)
         # Its lease ends as if it had been taken for dead, but its task sleeps on.
         zombie_task, zombie.task = zombie.task, zombie.idle()
     await world.publish(anomaly(3), minute=5)
     await world.sink_all()
     before = await world.objects()
-    gated.gate.set()
+    gate.open.set()
     with pytest.raises(Fenced):
         await zombie_task
     assert await world.objects() == before
@@ -228,7 +241,7 @@ async def test_a_zombie_that_wakes_shrinks_and_repeats_nothing(world: World, par
 @pytest.mark.parametrize("seed", range(4))
 async def test_sinks_that_fight_for_one_partition_for_ever_produce_each_anomaly_once(world: World, seed: int) -> None:
     """Worse than any zombie: two groups, so neither is ever fenced; both work on one chain, with other limits."""
-    stores = [Slow(world.store, world.clock, seed=10 * seed + n) for n in range(2)]
+    stores = [TappedStore(world.store, Slow(world.clock, seed=10 * seed + n)) for n in range(2)]
     async with (
         world.sinking(group="one", store=stores[0], stretch_records_max=7) as one,
         world.sinking(group="two", store=stores[1], stretch_records_max=5) as two,
@@ -314,16 +327,16 @@ async def test_what_is_not_ours_is_kept_and_stops_nothing(world: World) -> None:
 
 async def test_a_birth_that_two_make_at_once_is_one(world: World) -> None:
     await world.publish(anomaly(1), minute=0)
-    gated = Gated(world.store, "birth")
+    gate = Gate("birth")
 
     async def reached() -> bool:
-        return gated.reached.is_set()
+        return gate.reached.is_set()
 
-    async with world.sinking(store=gated, start=Start(at="latest"), group="one") as one:
+    async with world.sinking(store=TappedStore(world.store, gate), start=Start(at="latest"), group="one") as one:
         await world.until(reached, one)
         async with world.sinking(group="two") as two:
             await world.until(lambda: has_claims(world, 1), two)
-        gated.gate.set()
+        gate.open.set()
         await world.publish(anomaly(2), minute=2)
         await world.until(lambda: has_claims(world, 2), one)
     assert (await inspect.birth(world.store, CHAIN)).start == 0

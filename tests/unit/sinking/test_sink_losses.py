@@ -9,18 +9,19 @@ import pytest
 
 from cutbank.errors import AnotherStream, ObjectsLost, PartitionStopped, PositionLost, StateLost
 from cutbank.pipeline.sinking import inspect
-from cutbank.pipeline.sinking.claims import Claim, Layout, encode
+from cutbank.pipeline.sinking.claims import DOCUMENT_BYTES_MAX, Claim, Layout, encode
 from cutbank.pipeline.sinking.layout import object_key
 from cutbank.records import Partition, Position
+from cutbank.testing.faults import Crashed
 from cutbank.transports.base import StreamConfig
-from sinking_world import CHAIN, FIRST_MINUTE_MS, STREAM, Crashed, Crashing, World, anomaly, ids
+from sinking_world import CHAIN, FIRST_MINUTE_MS, STREAM, World, anomaly, crashing, ids
 
 DAY_MS = 24 * 3600 * 1000
 
 
 async def crash_at(world: World, at: int) -> None:
     with pytest.raises(Crashed):
-        async with world.sinking(store=Crashing(world.store, at=at)) as running:
+        async with world.sinking(store=crashing(world, at=at)) as running:
             await world.until(world.all_committed, running)
 
 
@@ -118,7 +119,7 @@ async def test_a_claim_of_fewer_or_more_records_than_there_are_is_not_finished_w
 async def test_objects_that_are_there_need_no_records(world: World) -> None:
     await world.publish(anomaly(1), minute=0)
     with pytest.raises(Crashed):
-        async with world.sinking(store=Crashing(world.store, at=2, after=True)) as running:
+        async with world.sinking(store=crashing(world, at=2, after=True)) as running:
             await world.until(world.all_committed, running)
     await expire(world)
     await world.publish(anomaly(2), minute=3000)
@@ -181,7 +182,7 @@ async def test_a_gap_claim_left_without_its_mark_is_finished(world: World) -> No
     await expire(world)
     await world.publish(anomaly(3), minute=3000)
     with pytest.raises(Crashed):
-        async with world.sinking(store=Crashing(world.store, at=1), accept_lost=True) as running:
+        async with world.sinking(store=crashing(world, at=1), accept_lost=True) as running:
             await running.ended()
     assert [loss async for loss in inspect.losses(world.store)] == []
     await world.sink_all()
@@ -265,7 +266,7 @@ async def test_claims_without_a_birth_stop(world: World) -> None:
         (lambda body: body.replace(b'"key":"2026', b'"key":"../2026'), "object key"),
         (lambda body: orjson.dumps({**orjson.loads(body), "version": 2}), "newer Cutbank"),
         (lambda body: orjson.dumps({**orjson.loads(body), "layout": {"version": 9}}), "newer Cutbank"),
-        (lambda body: body + b" " * (4 << 20), "larger than"),
+        (lambda body: body + b" " * DOCUMENT_BYTES_MAX, "larger than"),
     ],
 )
 async def test_a_damaged_or_newer_claim_stops_and_names_its_key(world: World, damage: object, why: str) -> None:

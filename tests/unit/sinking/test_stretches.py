@@ -35,6 +35,7 @@ def new(
 ) -> Stretch:
     return Stretch(
         pipeline=CHAIN.pipeline,
+        layout=Layout(),
         start=Position(start),
         reading=Position(start),
         marks=marks,
@@ -45,7 +46,7 @@ def new(
 
 
 def claimed(stretch: Stretch) -> tuple[Claim, list[int]]:
-    claim, (body,) = stretch.claim(CHAIN, Layout(), spec_hash=None)
+    claim, (body,) = stretch.claim(CHAIN, spec_hash=None)
     return claim, ids(body.split(b"\n")[:-1])
 
 
@@ -181,7 +182,7 @@ def test_held_bytes_are_what_a_stretch_and_its_body_really_take(padding: int) ->
     try:
         stretch = new(bytes_max=1 << 30, records_max=len(values))
         stretch.take(batch(0, values, [MINUTE] * len(values)), broker_ms=MINUTE)
-        claim = stretch.claim(CHAIN, Layout(), spec_hash=None)
+        claim = stretch.claim(CHAIN, spec_hash=None)
         peak_bytes = tracemalloc.get_traced_memory()[1] + own_bytes
     finally:
         tracemalloc.stop()

@@ -12,7 +12,17 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import quote, unquote
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from cutbank.errors import PartitionStopped
 from cutbank.objects.base import key_check
@@ -30,14 +40,26 @@ MINUTE_MS_MAX = 253_402_300_740_000
 DOCUMENT_VERSION = 1
 """Version of these documents' format."""
 
-DOCUMENT_BYTES_MAX = 4 << 20
-"""Largest document that is read as a claim, bytes."""
+LAYOUT_VERSION = 2
+"""Newest version of the rules by which records become objects."""
+
+DOCUMENT_BYTES_MAX = 20 << 20
+"""Largest document that is read as a claim, bytes: more than `MARKS_MAX` marks twice and `OBJECTS_MAX` objects take."""
 
 MARKS_MAX = 4096
 """Most source partitions with a high-water mark; beyond, the one that advanced longest ago is forgotten."""
 
 OBJECTS_MAX = 1000
 """Most data objects of one claim."""
+
+COLUMNS_MAX = 1100
+"""Most columns of a CSV object: a spec's and ours."""
+
+PARTITION_KEYS_MAX = 8
+"""Most fields that partition the objects."""
+
+OTHER_FIELDS = "OTHER_FIELDS"
+"""The last column of a CSV object: the fields of a record that have no column, as JSON; empty for our own lines."""
 
 _SHA256 = r"^[0-9a-f]{64}$"
 _LOST = ".lost"
@@ -66,19 +88,53 @@ class Mark(_Value):
     ordinal: int = Field(ge=0, le=2**63 - 1)
 
 
+def _layout_version(fields: Mapping[str, Any]) -> Literal[1, 2]:
+    known = Layout.model_fields
+    return 1 if all(known[name].default == fields[name] for name in fields if name != "version") else 2
+
+
 class Layout(_Value):
     """How records become objects. Recorded in the claim, so that whoever finishes it does so as it was begun."""
 
-    version: Literal[1] = 1
-    """Of the rules themselves: order, line, name. A change of any of them is a new version."""
-    prefix: Literal["yyyy/MM/dd/HH/"] = "yyyy/MM/dd/HH/"
-    """Folders of a data object, from the claim's minute (letters as in Java's DateTimeFormatter)."""
-    zone: Literal["UTC"] = "UTC"
-    """Time zone of the prefix."""
-    format: Literal["ndjson"] = "ndjson"
-    """One JSON object a line."""
-    compression: Literal["none"] = "none"
+    prefix: str = Field(default="yyyy/MM/dd/HH/", max_length=1024)
+    """Folders of a data object, from the claim's minute and the records' fields: see `prefix.Prefix`."""
+    zone: str = Field(default="UTC", pattern=r"^[A-Za-z0-9_+/-]{1,64}$")
+    """Time zone of the prefix, an IANA name."""
+    format: Literal["ndjson", "csv"] = "ndjson"
+    """ndjson: one JSON object a line. csv: RFC 4180 with a header."""
+    compression: Literal["none", "gzip"] = "none"
     """Of the object's body."""
+    columns: tuple[str, ...] = Field(default=(), max_length=COLUMNS_MAX)
+    """Of a CSV object, without `OTHER_FIELDS`, which follows them; none for ndjson."""
+    partition_keys: tuple[str, ...] = Field(default=(), max_length=PARTITION_KEYS_MAX)
+    """Fields of the record, top level or dotted, whose values have objects of their own."""
+    partition_values_max: int = Field(default=500, ge=1, le=OBJECTS_MAX - 1)
+    """Values, of all keys together, with an object of their own in one claim; later ones share the rest object."""
+
+    version: Literal[1, 2] = Field(default_factory=_layout_version)
+    """Of the rules themselves: order, line, name. 1: every field above at its default; 2: anything else, so that a
+    program that knows only version 1 refuses what it would lay out wrongly. Left out, it follows from the others."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.version != _layout_version(dict(self)):
+            raise ValueError("a layout of version 1 has every field at its default, and no other has")
+        for name, values in (("columns", self.columns), ("partition_keys", self.partition_keys)):
+            if len(set(values)) != len(values) or "" in values:
+                raise ValueError(f"{name}: one is empty or there twice")
+        if (self.format == "csv") != bool(self.columns):
+            raise ValueError("columns belong to the format csv")
+        if OTHER_FIELDS in self.columns:
+            raise ValueError(f"{OTHER_FIELDS} is a column that Cutbank adds to CSV; rename yours")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if self.version == 1:
+            for name in ("columns", "partition_keys", "partition_values_max"):
+                del fields[name]
+        return fields
 
 
 class FirstRecord(_Value):
@@ -99,6 +155,8 @@ class DataObject(_Value):
     """Bytes of its lines as newline-delimited JSON, whatever the format."""
     sha256: str = Field(pattern=_SHA256)
     """SHA-256, hex, of its lines as newline-delimited JSON, whatever the format."""
+    content_sha256: str | None = Field(default=None, pattern=_SHA256)
+    """SHA-256, hex, of the body before compression, where that is not newline-delimited JSON; None: `sha256`."""
 
     @model_validator(mode="after")
     def _key(self) -> Self:
@@ -106,6 +164,13 @@ class DataObject(_Value):
         if self.key.startswith(CLAIMS_ROOT):
             raise ValueError(f"data object {self.key!r} lies among the claims")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if self.content_sha256 is None:
+            del fields["content_sha256"]
+        return fields
 
 
 class _Document(_Value):
@@ -150,8 +215,9 @@ class Claim(_Document):
     minute_ms: int = Field(ge=0, le=MINUTE_MS_MAX, multiple_of=MINUTE_MS)
     """The arrival minute, milliseconds since the epoch at its beginning, UTC; never less than the claim's before."""
     layout: Layout
-    partition_values: tuple[str, ...] = Field(default=(), max_length=0)
-    """Values that have an object of their own; none in this version."""
+    partition_values: tuple[str, ...] = Field(default=(), max_length=OBJECTS_MAX)
+    """Values that have an object of their own, as they stand in a path, in the order of their objects; one object more
+    is the rest's. None where nothing partitions the objects."""
     objects: tuple[DataObject, ...] = Field(max_length=OBJECTS_MAX)
     first: FirstRecord | None
     marks_before: tuple[Mark, ...] = Field(max_length=MARKS_MAX)
@@ -171,6 +237,18 @@ class Claim(_Document):
             raise ValueError("the first record lies outside the claim")
         if len({item.key for item in self.objects}) != len(self.objects):
             raise ValueError("two objects of one claim have the same key")
+        if any((item.content_sha256 is None) != (self.layout.format == "ndjson") for item in self.objects):
+            raise ValueError("an object has a hash of its content exactly when that is not newline-delimited JSON")
+        return self._values_whole()
+
+    def _values_whole(self) -> Self:
+        if len(set(self.partition_values)) != len(self.partition_values):
+            raise ValueError("a partition value has two objects")
+        if not self.layout.partition_keys or not self.objects:
+            if self.partition_values:
+                raise ValueError("partition values belong to objects and a layout with partition keys")
+        elif len(self.objects) - len(self.partition_values) not in (0, 1):
+            raise ValueError("a claim has an object for each partition value, and at most one for the rest")
         return self
 
     @property
@@ -298,7 +376,7 @@ def decode(body: bytes, kind: type[D], *, key: str) -> D:
 def _check_versions(values: object, where: str) -> None:
     """Say clearly when a newer Cutbank wrote this, before anything else is found wrong with it."""
     layout = values.get("layout") if isinstance(values, Mapping) else None
-    for name, part, known in (("format", values, DOCUMENT_VERSION), ("layout", layout, 1)):
+    for name, part, known in (("format", values, DOCUMENT_VERSION), ("layout", layout, LAYOUT_VERSION)):
         version: Any = part.get("version") if isinstance(part, Mapping) else None
         if isinstance(version, int) and version > known:
             raise PartitionStopped(

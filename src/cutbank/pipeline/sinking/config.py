@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from cutbank.errors import UsageError
 from cutbank.pipeline.sinking.claims import Layout
+from cutbank.pipeline.sinking.prefix import layout_check
 from cutbank.transports.base import Start
 
 STRETCH_BYTES_MAX = 128 << 20
@@ -23,9 +24,9 @@ class SinkConfig:
     layout: Layout = field(default_factory=Layout)
     """How new claims lay out their objects."""
     stretch_bytes_max: int = 16 << 20
-    """Largest object before compression, bytes, 1 to 128 MiB; only a single larger record makes a larger one."""
+    """Most bytes of a claim's lines as newline-delimited JSON, 1 to 128 MiB; only a single larger record makes more."""
     stretch_records_max: int = 500_000
-    """Most records of an object, at least 1."""
+    """Most records of a claim, at least 1."""
     held_bytes_max: int = 256 << 20
     """Most memory for records held and the bodies made of them, all partitions together, bytes, at least 1 MiB."""
     grace_ms: int = 2000
@@ -51,6 +52,7 @@ class SinkConfig:
         for name, value, least, most in bounds:
             if not least <= value <= most:
                 raise UsageError(f"{name}: {value} is not in {least} to {most}")
+        layout_check(self.layout)
 
     @property
     def group(self) -> str:

@@ -9,13 +9,18 @@ It is ordered by the second of its arrival, by ANOMALY_SCORE if that is a number
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, NamedTuple
 
 import orjson
 
+from cutbank.pipeline.sinking.prefix import partition_value
 from cutbank.records import Position, position_from_text, position_text
+
+OWN_COLUMNS = ("ANOMALY_SCORE", "ROWTIME", "SOURCE")
+"""What an anomaly's line has after the spec's columns."""
 
 RUN_MAX = 2**63 - 1
 """Largest run number or ordinal that is taken as one."""
@@ -51,12 +56,15 @@ class Line(NamedTuple):
     """By which it is ordered within its second; minus infinity when it has none."""
     source: Source | None
     """None: not ours."""
+    value: str = ""
+    """Of the fields that partition the objects, as it stands in a path; "" where none do."""
 
 
 class LineReader:
     """Makes lines. Keeps the last second read, since neighbours share it; one task or thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, partition_keys: Sequence[str] = ()) -> None:
+        self._partition_keys = partition_keys
         self._text = ""
         self._second = 0
 
@@ -67,7 +75,7 @@ class LineReader:
         except orjson.JSONDecodeError:
             fields = None
         if type(fields) is not dict:
-            return _wrapped(value, position, arrival_ms)
+            return _wrapped(value, position, arrival_ms, self._value({}))
         text = value
         if b"\n" in value or b"\r" in value:
             # In valid JSON they can only stand between tokens.
@@ -77,8 +85,11 @@ class LineReader:
         second = self._second_of(fields.get("ROWTIME"))
         source = _source(fields.get("SOURCE")) if second is not None else None
         if second is None or source is None:
-            return Line(text, arrival_ms // 1000, number, None)
-        return Line(text, second, number, source)
+            return Line(text, arrival_ms // 1000, number, None, self._value(fields))
+        return Line(text, second, number, source, self._value(fields))
+
+    def _value(self, fields: dict[str, Any]) -> str:
+        return partition_value(fields, self._partition_keys) if self._partition_keys else ""
 
     def _second_of(self, rowtime: Any) -> int | None:
         """Seconds of "2026-11-22T23:00:00.123Z"; None for anything else."""
@@ -113,7 +124,7 @@ def _source(fields: Any) -> Source | None:
         return None
 
 
-def _wrapped(value: bytes, position: Position, arrival_ms: int) -> Line:
+def _wrapped(value: bytes, position: Position, arrival_ms: int, partition: str) -> Line:
     fields = {
         "DATA_BYTES": len(value),
         "DATA_POSITION": position_text(position),
@@ -121,7 +132,7 @@ def _wrapped(value: bytes, position: Position, arrival_ms: int) -> Line:
         "ROWTIME": rowtime(arrival_ms),
         "SOURCE": None,
     }
-    return Line(orjson.dumps(fields), arrival_ms // 1000, -inf, None)
+    return Line(orjson.dumps(fields), arrival_ms // 1000, -inf, None, partition)
 
 
 def rowtime(arrival_ms: int) -> str:

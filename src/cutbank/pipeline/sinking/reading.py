@@ -14,7 +14,7 @@ import structlog
 from cutbank.clock import Clock
 from cutbank.metrics import Metrics
 from cutbank.pipeline.sinking.budget import Budget
-from cutbank.pipeline.sinking.claims import ChainId, Claim, Layout
+from cutbank.pipeline.sinking.claims import ChainId, Claim
 from cutbank.pipeline.sinking.layout import arrival_in_range
 from cutbank.pipeline.sinking.patience import unless
 from cutbank.pipeline.sinking.stretch import Stretch
@@ -110,9 +110,13 @@ class Reader:
                 log.warning("anomalies of another pipeline are left to its own sink", chain=str(self._chain))
         return taken
 
-    async def claim(self, stretch: Stretch, layout: Layout) -> tuple[Claim, list[bytes]]:
+    async def claim(self, stretch: Stretch) -> tuple[Claim, list[bytes]]:
         """`stretch.claim`, in a thread."""
-        return await asyncio.to_thread(stretch.claim, self._chain, layout, spec_hash=self._spec_hash)
+        return await asyncio.to_thread(stretch.claim, self._chain, spec_hash=self._spec_hash)
+
+    async def bodies_of(self, stretch: Stretch, claim: Claim) -> list[bytes] | None:
+        """`stretch.bodies_of`, in a thread."""
+        return await asyncio.to_thread(stretch.bodies_of, claim)
 
     async def unless_stopped(self, call: Coroutine[Any, Any, T]) -> T:
         """The call's result. Raises Interrupted when stopped first."""

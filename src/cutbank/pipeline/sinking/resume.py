@@ -95,12 +95,12 @@ class Resumption:
         log.info("claim unfinished", chain=str(self._chain.id), start=claim.start, missing=len(missing))
         self._holder.busy = True
         try:
-            built, bodies = await self._rebuilt(claim)
+            bodies = await self._rebuilt(claim)
         except PositionLost as error:
             await self._lost(claim, missing, error)
             return
         else:
-            if (built.end, built.objects, built.marks_after) != (claim.end, claim.objects, claim.marks_after):
+            if bodies is None:
                 raise self._another(f"the records of claim {position_text(claim.start)} are not those it was made of")
             await self._chain.put(claim, bodies)
         finally:
@@ -193,14 +193,18 @@ class Resumption:
             spec_hash=self._config.spec_hash,
         )
 
-    async def _rebuilt(self, claim: Claim) -> tuple[Claim, list[bytes]]:
-        """The claim made again from its records. Raises PositionLost."""
+    async def _rebuilt(self, claim: Claim) -> list[bytes] | None:
+        """The bodies of the claim's objects, in its own layout, from its records; None: not these. Raises PositionLost.
+
+        Whatever this sink's settings are: they begin with the next claim.
+        """
         assert claim.first is not None, "only a claim with objects is made again"
-        wanted = held_bytes(count=claim.records, line_bytes=claim.line_bytes)
+        wanted = held_bytes(claim.layout, count=claim.records, line_bytes=claim.line_bytes, objects=len(claim.objects))
         await self._reader.unless_stopped(self._budget.room(wanted))
         self._budget.hold(self._holder, wanted)
         stretch = Stretch(
             pipeline=claim.pipeline,
+            layout=claim.layout,
             start=claim.start,
             reading=claim.first.position,
             marks=claim.marks_before,
@@ -219,7 +223,7 @@ class Resumption:
                 break  # more, or later, than the claim was made of
         if not stretch.count:
             raise self._another(f"no record of claim {position_text(claim.start)} is in it")
-        return await self._reader.claim(stretch, claim.layout)
+        return await self._reader.bodies_of(stretch, claim)
 
     async def _lost(self, claim: Claim, missing: list[DataObject], error: PositionLost) -> None:
         names = ", ".join(item.key for item in missing[:3]) + (", …" if len(missing) > 3 else "")

@@ -12,12 +12,14 @@ from array import array
 from collections.abc import Iterable
 
 from cutbank.pipeline.sinking.claims import MARKS_MAX, MINUTE_MS, ChainId, Claim, FirstRecord, Layout, Mark
-from cutbank.pipeline.sinking.layout import arrange, arrival_in_range, describe, minute_of, object_key
+from cutbank.pipeline.sinking.layout import arrival_in_range, minute_of, object_key, order
 from cutbank.pipeline.sinking.lines import Line, LineReader, Source
+from cutbank.pipeline.sinking.prefix import REST
+from cutbank.pipeline.sinking.rendering import Rendered, body_bytes_max, render
 from cutbank.records import Batch, Position
 
 RECORD_OVERHEAD_BYTES = 192
-"""Memory that a kept record costs beside its bytes: the object, its place in four columns, its place while sorting."""
+"""Memory that a kept record costs beside its bytes: the object, its place in the columns, its place while sorting."""
 
 
 class Marks:
@@ -53,6 +55,7 @@ class Stretch:
         self,
         *,
         pipeline: str,
+        layout: Layout,
         start: Position,
         reading: Position,
         marks: tuple[Mark, ...],
@@ -80,10 +83,14 @@ class Stretch:
         self._marks = Marks(marks)
         self._bytes_max = bytes_max
         self._records_max = records_max
-        self._reader = LineReader()
+        self._layout = layout
+        self._reader = LineReader(partition_keys=layout.partition_keys)
         self._lines: list[bytes] = []
         self._seconds = array("q")
         self._scores = array("d")
+        self._values: dict[str, int] = {}
+        """Partition values that have an object of their own, with its ordinal, in the order of their first records."""
+        self._ordinals = array("H")
         self._first: FirstRecord | None = None
 
     @property
@@ -93,8 +100,8 @@ class Stretch:
 
     @property
     def held_bytes(self) -> int:
-        """Memory that this stretch needs until its object is put: its lines twice (once in the body), and overhead."""
-        return held_bytes(count=self.count, line_bytes=self.line_bytes)
+        """Memory that this stretch needs until its objects are put: its lines, all bodies, and overhead."""
+        return held_bytes(self._layout, count=self.count, line_bytes=self.line_bytes, objects=len(self._values) + 1)
 
     def take(self, batch: Batch, index: int = 0, *, broker_ms: int) -> int:
         """Take records of `batch` from `index` on; the index of the first one that belongs to the next stretch.
@@ -139,11 +146,22 @@ class Stretch:
         over = self.minute_ms + MINUTE_MS
         return (over if self.clamped_ms is None else max(over, self.clamped_ms + MINUTE_MS)) + grace_ms
 
-    def claim(self, chain: ChainId, layout: Layout, *, spec_hash: str | None) -> tuple[Claim, list[bytes]]:
+    def claim(self, chain: ChainId, *, spec_hash: str | None) -> tuple[Claim, list[bytes]]:
         """The claim of what was taken, and the bodies of its objects in its order. Blocking: for a thread."""
         assert self._first is not None, "a stretch without records has no claim"
-        body = arrange(self._lines, self._seconds, self._scores)
-        key = object_key(chain, layout, start=self.start, minute_ms=self.minute_ms, ordinal=0)
+        rendered = self._rendered()
+        values = tuple(self._values)
+        keys = [
+            object_key(
+                chain,
+                self._layout,
+                start=self.start,
+                minute_ms=self.minute_ms,
+                ordinal=ordinal,
+                value=values[ordinal] if ordinal < len(values) else REST,
+            )
+            for ordinal in range(len(rendered))
+        ]
         claim = Claim(
             pipeline=chain.pipeline,
             stream=chain.stream,
@@ -151,14 +169,45 @@ class Stretch:
             start=self.start,
             end=self.end,
             minute_ms=self.minute_ms,
-            layout=layout,
-            objects=(describe(key, body, self.count),),
+            layout=self._layout,
+            partition_values=values,
+            objects=tuple(each.described(key) for each, key in zip(rendered, keys, strict=True)),
             first=self._first,
             marks_before=self._marks_before,
             marks_after=self._marks.export(),
             spec_hash=spec_hash,
         )
-        return claim, [body]
+        return claim, [each.body for each in rendered]
+
+    def bodies_of(self, claim: Claim) -> list[bytes] | None:
+        """The bodies of a claim's objects, made again; None: it was made of other records. Blocking: for a thread.
+
+        The names are the claim's: this machine may have other rules of its time zone, or none.
+        """
+        if (self.start, self.end, self._layout) != (claim.start, claim.end, claim.layout):
+            return None
+        if (tuple(self._values), self._marks.export()) != (claim.partition_values, claim.marks_after):
+            return None
+        rendered = self._rendered()
+        if len(rendered) != len(claim.objects):
+            return None
+        if not all(each.is_of(item) for each, item in zip(rendered, claim.objects, strict=True)):
+            return None
+        return [each.body for each in rendered]
+
+    def _rendered(self) -> list[Rendered]:
+        """The objects, in the order of their ordinals."""
+        return [render(self._layout, part) for part in self._parts()]
+
+    def _parts(self) -> list[list[bytes]]:
+        """The objects' lines in their order; the rest's, if there is one, is the last."""
+        indices = order(self._seconds, self._scores)
+        if not self._layout.partition_keys:
+            return [[self._lines[index] for index in indices]]
+        parts: list[list[bytes]] = [[] for _ in range(max(self._ordinals) + 1)]
+        for index in indices:
+            parts[self._ordinals[index]].append(self._lines[index])
+        return parts
 
     def _until(self, position: Position, index: int) -> int:
         self.end = position
@@ -179,9 +228,22 @@ class Stretch:
         self._lines.append(line.text)
         self._seconds.append(line.second)
         self._scores.append(line.score)
+        if self._layout.partition_keys:
+            self._ordinals.append(self._ordinal(line.value))
         self.line_bytes += len(line.text) + 1
 
+    def _ordinal(self, value: str) -> int:
+        """Which object a partition value goes into."""
+        ordinal = self._values.get(value)
+        if ordinal is not None:
+            return ordinal
+        ordinal = len(self._values)
+        if ordinal < self._layout.partition_values_max:
+            self._values[value] = ordinal
+        return ordinal
 
-def held_bytes(*, count: int, line_bytes: int) -> int:
-    """Memory for that many kept records, whose lines have that many bytes."""
-    return 2 * line_bytes + RECORD_OVERHEAD_BYTES * count
+
+def held_bytes(layout: Layout, *, count: int, line_bytes: int, objects: int) -> int:
+    """Memory for that many kept records, whose lines have that many bytes, and for the bodies of their objects."""
+    bodies = body_bytes_max(layout, count=count, line_bytes=line_bytes, objects=objects)
+    return line_bytes + bodies + RECORD_OVERHEAD_BYTES * count

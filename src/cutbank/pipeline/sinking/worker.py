@@ -20,6 +20,7 @@ from cutbank.pipeline.sinking.budget import Budget, Holder
 from cutbank.pipeline.sinking.chain import Chain
 from cutbank.pipeline.sinking.claims import ChainId
 from cutbank.pipeline.sinking.config import SinkConfig
+from cutbank.pipeline.sinking.layout import names_check
 from cutbank.pipeline.sinking.patience import Interrupted, Patience, unless
 from cutbank.pipeline.sinking.reading import Reader
 from cutbank.pipeline.sinking.resume import Place, Resumption, place_after
@@ -68,6 +69,7 @@ class Sink:
     async def work(self, lease: Lease, stop: asyncio.Event) -> None:
         """Sink one partition until `stop`. Raises PartitionStopped, Fenced, StoreRefused, passing faults of the log."""
         chain_id = ChainId(self._config.pipeline, lease.partition.stream, lease.partition.id)
+        names_check(chain_id, self._config.layout)
         patience = Patience(clock=self._clock, rng=self._rng, metrics=self._metrics, stop=stop)
         chain = Chain(self._store, chain_id, patience=patience, metrics=self._metrics)
         reader = Reader(
@@ -158,6 +160,7 @@ class _Worker:
     def _begin(self, place: Place) -> None:
         self._stretch = Stretch(
             pipeline=self._chain.id.pipeline,
+            layout=self._config.layout,
             start=place.start,
             reading=place.reading,
             marks=place.marks,
@@ -194,7 +197,7 @@ class _Worker:
         """End the stretch here; whether the claim that counts is the one that we wanted."""
         self._holder.busy = True
         try:
-            claim, bodies = await self._reader.claim(self._stretch, self._config.layout)
+            claim, bodies = await self._reader.claim(self._stretch)
             counts = await self._chain.append(claim)
             ours = counts == claim
             if ours:
