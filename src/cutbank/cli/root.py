@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "demo": ("cutbank.cli.demo:demo", "Run producer, scorer and sink together and prove the accounts."),
     "streams": ("cutbank.cli.streams:streams", "Create, list and describe streams."),
     "tail": ("cutbank.cli.tail:tail", "Print a stream's records."),
+    "verify": ("cutbank.cli.verify:verify", "Audit the objects: nothing missing, doubled or foreign."),
     "init": ("cutbank.cli.init:init", "Write a commented cutbank.toml and its JSON Schema."),
     "doctor": ("cutbank.cli.doctor:doctor", "Check log, stores, settings, spec and machine."),
     "settings": ("cutbank.cli.settings:settings", "Print every setting of every service."),

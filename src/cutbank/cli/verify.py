@@ -1,0 +1,270 @@
+"""`cutbank verify`: audits a root of objects, and with a log beside it, proves that no anomaly is missing.
+
+Owns the command's words: its table, its exit code. Reads only, so it may run beside the services.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+import click
+
+from cutbank.cli.connect import open_log
+from cutbank.cli.times import time_ms, time_text
+from cutbank.clock import SystemClock
+from cutbank.errors import SnapshotUnusable, UsageError
+from cutbank.metrics import NoMetrics
+from cutbank.objects import open_store
+from cutbank.objects.base import ObjectStore
+from cutbank.pipeline.findings import Finding
+from cutbank.pipeline.scoring.state import StateRoom
+from cutbank.pipeline.spec import PipelineSpec, load_spec
+from cutbank.pipeline.verifying import ChainAccount, Fault, Log, Progress, Proof, Scope, Verdict, is_root
+from cutbank.pipeline.verifying import verify as verify_root
+from cutbank.pipeline.verifying.contents import CLOCKS_APART_MS
+from cutbank.runtime.command import EXIT_FAILED, Command
+from cutbank.runtime.settings import ServiceSettings
+
+CLAIMS_FOLDER: Final = "_cutbank/"
+
+_WIDTH = 1000
+"""Of a table that no terminal shows, characters: nothing in it is folded."""
+
+
+def open_root(text: str) -> ObjectStore:
+    """The store that a folder or a URL names, which has to be there already. Raises UsageError."""
+    path = None if "://" in text else Path(text)
+    if text.startswith("file://"):
+        path = Path(unquote(text.removeprefix("file://")))
+    if path is not None and not path.is_dir():
+        raise UsageError(f"{text}: no such folder")
+    url = text if "://" in text else f"file://{quote(text)}"
+    return open_store(url, clock=SystemClock(), metrics=NoMetrics())
+
+
+def parse_scope(from_text: str | None, to_text: str | None) -> Scope:
+    """The span of time to audit. Raises UsageError."""
+    bounds = []
+    for option, text in (("--from", from_text), ("--to", to_text)):
+        try:
+            bounds.append(None if text is None else time_ms(text))
+        except (ValueError, OverflowError):
+            raise UsageError(
+                f"{option} {text!r}: give a time such as 2026-11-22T23:00:00Z, or milliseconds since the epoch"
+            ) from None
+    if bounds[0] is not None and bounds[1] is not None and bounds[0] >= bounds[1]:
+        raise UsageError(f"--from {from_text} is not before --to {to_text}")
+    return Scope(*bounds)
+
+
+async def _verify(
+    root: str,
+    scope: Scope,
+    *,
+    stream: str | None,
+    state: str | None,
+    spec: PipelineSpec,
+    clocks_apart_ms: int,
+    show: Callable[[Progress], None],
+) -> Verdict:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_root(root))
+        if not await is_root(store):
+            raise UsageError(f"{store.url}: no {CLAIMS_FOLDER} in it: give the root that a sink writes to")
+        log = None
+        if stream is not None:
+            transport = await stack.enter_async_context(open_log(stream, may_create=False))
+            room = None
+            if state is not None:
+                state_store = await stack.enter_async_context(open_root(state))
+                room = await _room(state_store, spec)
+            log = Log(transport, spec, room)
+        return await verify_root(store, scope=scope, log=log, clocks_apart_ms=clocks_apart_ms, progress=show)
+
+
+async def _room(store: ObjectStore, spec: PipelineSpec) -> StateRoom:
+    """The state store, which has to know the pipeline: with a wrong one everything would be beyond proof."""
+    room = StateRoom(store, pipeline=spec.name, stream=spec.source)
+    try:
+        known = await room.stream_birth()
+    except SnapshotUnusable as error:
+        raise UsageError(f"{store.url}: {error}") from None
+    if known is None:
+        raise UsageError(f"{store.url}: no births of pipeline {spec.name!r} on stream {spec.source!r}; see --spec")
+    return room
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        claims = bars.add_task("claims", total=None)
+        replay = bars.add_task("anomalies replayed", total=None, visible=False)
+
+        def show(now: Progress) -> None:
+            bars.update(claims, completed=now.claims, total=now.claims_max)
+            bars.update(replay, completed=now.foretold, visible=now.foretold > 0)
+
+        yield show
+
+
+def _print(rows: list[dict[str, Any]], *, left: int) -> None:
+    """A table; the first `left` columns are texts, the others numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for at, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if at < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(value if isinstance(value, str) else f"{value:,}") for value in row.values()))
+    (Console() if sys.stdout.isatty() else Console(width=_WIDTH)).print(table)
+
+
+def _chain_row(account: ChainAccount) -> dict[str, Any]:
+    first, last = account.minute_first_ms, account.minute_last_ms
+    return {
+        "chain": str(account.chain),
+        "from": "-" if first is None else time_text(first),
+        "to": "-" if last is None else time_text(last),
+        "claims": account.claims,
+        "objects": account.objects,
+        "lines": account.lines,
+        "bytes": account.bytes,
+        "given up": account.given_up,
+        "nobody's lines": account.unidentified,
+    }
+
+
+def _finding_row(finding: Finding[Fault]) -> dict[str, Any]:
+    more = f"\n… and {finding.count - len(finding.examples):,} more" if finding.count > len(finding.examples) else ""
+    where = "\n".join(finding.examples) + more
+    return {"fault": finding.kind.label, "what": finding.kind.meaning, "where": where, "count": finding.count}
+
+
+def _say_proof(proof: Proof) -> Iterator[str]:
+    yield (
+        f"{proof.pipeline}: {proof.met:,} of {proof.foretold:,} anomalies of an undisturbed run are in the objects, "
+        "byte for byte"
+    )
+    counts = (
+        (proof.unscored, "not scored yet: the scorer lags"),
+        (proof.unsunk, "published and not in an object yet: the sink lags"),
+        (proof.given_up, "in stretches that were given up for lost"),
+        (proof.unsure, "of records that either of two runs may have scored, in no object"),
+    )
+    yield from (f"  {count:,} {what}" for count, what in counts if count)
+    if proof.beyond:
+        yield f"  {proof.beyond:,} lines are beyond proof"
+    yield from (f"  not provable: {what}" for what in proof.unproven)
+
+
+def _say(verdict: Verdict) -> int:
+    """Print a verdict; the exit code."""
+    if verdict.chains:
+        _print([_chain_row(account) for account in verdict.chains], left=3)
+    given_up = sum(account.given_up for account in verdict.chains)
+    if given_up:
+        click.echo(f"{given_up:,} stretch(es) were given up for lost by accept_lost: no fault, and not there")
+    if verdict.unaudited:
+        click.echo(f"{verdict.unaudited:,} object(s) of other minutes in the same folders were not looked into")
+    if verdict.proof is not None:
+        click.echo("\n".join(_say_proof(verdict.proof)))
+    if verdict.clean:
+        click.echo("clean: every object is as its claim says, nothing is there twice, nothing is foreign")
+        return 0
+    _print([_finding_row(finding) for finding in verdict.findings], left=3)
+    click.echo(f"{sum(finding.count for finding in verdict.findings):,} fault(s) found", err=True)
+    return EXIT_FAILED
+
+
+def _run(
+    root: str,
+    from_text: str | None,
+    to_text: str | None,
+    stream: str | None,
+    spec_path: str | None,
+    state: str | None,
+    clocks_apart_s: int,
+) -> int:
+    scope = parse_scope(from_text, to_text)
+    if stream is None and (spec_path is not None or state is not None):
+        raise UsageError("--spec and --state are for the replay: give --stream too")
+    environ = click.get_current_context().obj or {}
+    chosen = spec_path if spec_path is not None else environ.get(ServiceSettings.environment_name("spec"))
+    spec = load_spec(Path(chosen) if chosen else None)
+    with _progress() as show:
+        verdict = asyncio.run(
+            _verify(
+                root,
+                scope,
+                stream=stream,
+                state=state,
+                spec=spec,
+                clocks_apart_ms=clocks_apart_s * 1000,
+                show=show,
+            )
+        )
+    return _say(verdict)
+
+
+verify = Command(
+    "verify",
+    callback=_run,
+    help="""Audit the objects under ROOT, a folder or URL that a sink writes to, from its claims and their content.
+
+    Chains are whole, no anomaly is there twice, counts, hashes, order and minutes are right, no file is foreign. With
+    --stream the source is scored again, and every anomaly has to be there, byte for byte. Reads only. Exit code 1 if
+    anything is wrong.""",
+    params=[
+        click.Argument(["root"]),
+        click.Option(
+            ["--from", "from_text"],
+            metavar="TIME",
+            help="Only minutes from here on; ISO 8601, UTC unless it says otherwise, or milliseconds since the epoch.",
+        ),
+        click.Option(["--to", "to_text"], metavar="TIME", help="Only minutes before this time."),
+        click.Option(
+            ["--stream"],
+            metavar="URL",
+            help="Also score the source again; the log that holds the streams: local://PATH.",
+        ),
+        click.Option(
+            ["--spec", "spec_path"],
+            metavar="PATH",
+            help="With --stream: the pipeline's spec.  [CUTBANK_SPEC; default: the stock trades of the demo]",
+        ),
+        click.Option(
+            ["--state"],
+            metavar="URL",
+            help="With --stream: the scorer's state store, which knows where each run began; without it, one run from "
+            "the oldest record retained is taken for granted.",
+        ),
+        click.Option(
+            ["--clocks-apart-s"],
+            type=click.IntRange(0),
+            default=CLOCKS_APART_MS // 1000,
+            show_default=True,
+            help="Seconds that a line's ROWTIME may lie past its object's minute: brokers' clocks differ, and one may "
+            "have been set back.",
+        ),
+    ],
+    examples=(
+        "cutbank verify data/anomalies",
+        "cutbank verify data/anomalies --from 2026-11-22T23:00:00Z --to 2026-11-23T00:00:00Z",
+        "cutbank verify data/anomalies --stream local://data/log.db --state data/state --spec cutbank.toml",
+    ),
+)

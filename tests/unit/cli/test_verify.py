@@ -1,0 +1,95 @@
+"""`cutbank verify`: what is wrong use is one line and exit code 2, before anything is read."""
+
+from pathlib import Path
+
+import pytest
+
+from cutbank.cli.verify import parse_scope
+from cutbank.pipeline.verifying import Scope
+from sunk_root import MINUTES, at_ms, data_file, sunk
+
+from .conftest import Run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed."""
+    return sunk(tmp_path_factory.mktemp("verified"))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["file://nowhere"], "file://nowhere: no such folder"),
+        (["ftp://host/root"], "unknown kind"),
+        (["."], "no _cutbank/ in it"),
+        ([".", "--from", "yesterday"], "--from 'yesterday': give a time such as"),
+        ([".", "--to", "2026-13-01"], "--to '2026-13-01': give a time such as"),
+        ([".", "--from", "2026-11-22T01:00:00Z", "--to", "2026-11-22"], "is not before --to"),
+        ([".", "--spec", "cutbank.toml"], "give --stream too"),
+        ([".", "--state", "state"], "give --stream too"),
+        ([], "Missing argument 'ROOT'"),
+    ],
+)
+def test_wrong_use_is_one_line(cutbank: Run, words: list[str], why: str) -> None:
+    code, out, err = cutbank("verify", *words)
+    assert (code, out) == (2, "")
+    assert why in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--stream", "local://none.db"], "no log at none.db"),
+        (["--stream", "local://none.db", "--spec", "none.toml"], "spec none.toml: No such file"),
+    ],
+)
+def test_a_log_or_spec_that_is_not_there(cutbank: Run, root: Path, words: list[str], why: str) -> None:
+    code, _, err = cutbank("verify", str(root), *words)
+    assert code == 2
+    assert why in err
+
+
+def test_a_state_store_that_does_not_know_the_pipeline(cutbank: Run, root: Path) -> None:
+    assert cutbank("streams", "create", "trades")[0] == 0
+    Path("state").mkdir()
+    words = ["--stream", "local://data/log.db", "--state", "state"]
+    code, _, err = cutbank("verify", str(root), *words)
+    assert code == 2
+    assert "no births of pipeline 'anomaly-extractor' on stream 'trades'" in err
+
+
+def test_a_root_is_a_folder_or_a_url(cutbank: Run, root: Path) -> None:
+    named = cutbank("verify", str(root))
+    assert named[0] == 0
+    assert cutbank("verify", f"file://{root}") == named
+
+
+def test_the_table_says_what_was_looked_at(cutbank: Run, root: Path) -> None:
+    code, out, _ = cutbank("verify", str(root))
+    assert code == 0
+    header, row, *_ = out.splitlines()
+    assert header.split()[:3] == ["chain", "from", "to"]
+    assert row.startswith("p/anomalies/0")
+    assert f" {MINUTES} " in row
+
+
+def test_a_finding_says_what_and_where(cutbank: Run, root: Path, tmp_path: Path) -> None:
+    path = data_file(root)
+    body = path.read_bytes()
+    path.unlink()
+    try:
+        code, out, err = cutbank("verify", str(root))
+    finally:
+        path.write_bytes(body)
+    assert code == 1
+    assert str(path.relative_to(root)) in out
+    assert err == "1 fault(s) found\n"
+
+
+def test_times_are_utc_unless_they_say_otherwise() -> None:
+    assert parse_scope("2026-09-21T14:14", None) == Scope(at_ms(0, 0))
+    assert parse_scope("2026-09-21T16:14:00+02:00", str(at_ms(1, 0))) == Scope(at_ms(0, 0), at_ms(1, 0))
+    assert parse_scope(None, None).whole
