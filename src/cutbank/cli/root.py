@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "demo": ("cutbank.cli.demo:demo", "Run producer, scorer and sink together and prove the accounts."),
     "streams": ("cutbank.cli.streams:streams", "Create, list and describe streams."),
     "tail": ("cutbank.cli.tail:tail", "Print a stream's records."),
+    "errors": ("cutbank.cli.errors:errors", "List and show bad records, send them again after a fix."),
     "verify": ("cutbank.cli.verify:verify", "Audit the objects: nothing missing, doubled or foreign."),
     "init": ("cutbank.cli.init:init", "Write a commented cutbank.toml and its JSON Schema."),
     "doctor": ("cutbank.cli.doctor:doctor", "Check log, stores, settings, spec and machine."),
