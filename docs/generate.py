@@ -1,5 +1,6 @@
 """Writes the pages of docs/ that follow from the code: `make docs`. tests/unit/test_docs.py fails when one is stale."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -8,6 +9,18 @@ from cutbank.cli.settings import markdown, shared_rows
 from cutbank.runtime.metrics import metrics_markdown
 
 FOLDER = Path(__file__).parent
+
+
+def made_by(module_name: str) -> str:
+    """The page that a module beside this file makes."""
+    path = FOLDER / f"{module_name}.py"
+    spec = importlib.util.spec_from_file_location(f"docs_{module_name}", path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return str(module.page())
 
 
 def pages() -> dict[str, str]:
@@ -23,6 +36,7 @@ def pages() -> dict[str, str]:
             "# Metrics\n\nWhat `/metrics` of each service shows, for Prometheus. Written by `make docs` from "
             "`runtime/metrics.py`.\n\n" + metrics_markdown()
         ),
+        "limits.md": made_by("limits"),
     }
 
 
