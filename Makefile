@@ -3,12 +3,14 @@
 
 PYTHON ?= python3
 DEMO_SECONDS ?= 120
+SEEDS ?= 1000
+FIRST ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test lint types imports unit test-servers bench lock wheel format clean
+.PHONY: docs help demo test lint types imports unit test-servers bench simulate lock wheel format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
@@ -35,7 +37,7 @@ $(VENV)/dev: $(VENV)/demo requirements/dev.lock
 demo: $(VENV)/demo ## trades in, anomalies out, for DEMO_SECONDS=120 seconds; ARGS="--report report.html" passes options
 	@$(BIN)/cutbank demo --seconds $(DEMO_SECONDS) $(ARGS)
 
-test: lint types imports unit ## lint, format, types, import contracts, all tests that need no server
+test: lint types imports unit ## lint, format, types, import contracts, all tests but the long ones
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -48,10 +50,13 @@ imports: $(VENV)/dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/dev
-	$(BIN)/pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not long" --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
-test-servers: $(VENV)/dev ## tests that need a broker, a container engine or an API server: none yet
-	@echo "test-servers: the embedded transport and the file-system store need no server; nothing to run"
+test-servers: $(VENV)/dev ## the long tests, and what needs a broker, a container engine or an API server (nothing yet)
+	$(BIN)/pytest -m long --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+
+simulate: $(VENV)/dev ## whole systems on simulated time: SEEDS=1000 FIRST=0, or SEED=123 with its history
+	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(ARGS)
 
 bench: $(VENV)/dev ## records/s of the embedded pipeline and of each stage alone, peak memory; JSON on the last line
 	@$(BIN)/python -m benchmarks

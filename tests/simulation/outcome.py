@@ -1,0 +1,149 @@
+"""What one world gave, and what many gave together. Values; a total is the sum of its outcomes, in any order."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from simulation.history import History
+from simulation.watch import KILL_POINTS
+
+
+class Violation(Exception):
+    """A broken promise: which check found it, and what it found."""
+
+    def __init__(self, check: str, found: str) -> None:
+        super().__init__(check, found)
+        self.check = check
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.found}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One world's."""
+
+    seed: int
+    kind: str
+    history: History | None = None
+    """Let go of before the outcome leaves its process, unless the seed failed."""
+    violation: Violation | None = None
+    error: Exception | None = None
+    """The harness's own failure."""
+    text: str = ""
+    """A failed seed's report."""
+    digest: str = ""
+    simulated_s: float = 0.0
+    records: int = 0
+    bad_records: int = 0
+    anomalies: int = 0
+    claims: int = 0
+    objects: int = 0
+    lost: int = 0
+    """Anomalies that are in no object in the end, bad records that are in no error line."""
+    repeated: int = 0
+    """Lines in objects more than once."""
+    different: int = 0
+    """Lines that are not the oracle's: another score, say."""
+    published_again: int = 0
+    """Lines published more than once where that is allowed: the sinks have dropped them."""
+    events: Counter[str] = field(default_factory=Counter)
+    stops: Counter[str] = field(default_factory=Counter)
+    """Loud stops, where they had to be, by role and reason."""
+    kills: Counter[str] = field(default_factory=Counter)
+    kill_points: Counter[str] = field(default_factory=Counter)
+    layouts: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    """The services' own counters."""
+
+
+_COUNTED = ("cutbank_partitions_given_up_total", "cutbank_claims_adopted_total", "cutbank_snapshots_total",
+            "cutbank_snapshots_unusable_total", "cutbank_repeats_dropped_total", "cutbank_replayed_records_total",
+            "cutbank_partitions_retaken_total", "cutbank_retries_total")  # fmt: skip
+
+
+@dataclass(slots=True)
+class Total:
+    """Many worlds'."""
+
+    seeds: int = 0
+    failed: list[int] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    simulated_s: float = 0.0
+    records: int = 0
+    bad_records: int = 0
+    anomalies: int = 0
+    claims: int = 0
+    objects: int = 0
+    lost: int = 0
+    repeated: int = 0
+    different: int = 0
+    published_again: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    stops: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
+    kill_points: Counter[str] = field(default_factory=Counter)
+    layouts: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        """Add one."""
+        self.seeds += 1
+        self.kinds[outcome.kind] += 1
+        if outcome.violation is not None:
+            self.failed.append(outcome.seed)
+        for name in (
+            "simulated_s", "records", "bad_records", "anomalies", "claims", "objects", "lost", "repeated",
+            "different", "published_again",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name) + getattr(outcome, name))
+        for name in ("events", "stops", "kills", "kill_points", "layouts", "counters"):
+            getattr(self, name).update(getattr(outcome, name))
+
+    @property
+    def points_missed(self) -> list[str]:
+        """Where no kill has fallen: what happens there was not tested."""
+        return [point for point in KILL_POINTS if not self.kill_points[point]]
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file, and for `merge`."""
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["counters"] = {name: self.counters[name] for name in _COUNTED}
+        values["kill_points"] = {point: self.kill_points[point] for point in KILL_POINTS}
+        return {
+            name: dict(sorted(value.items())) if isinstance(value, Mapping) else value for name, value in values.items()
+        }
+
+    def merge(self, figures: Mapping[str, Any]) -> None:
+        """Add what another total gave `as_json`."""
+        for name, value in figures.items():
+            if isinstance(value, Mapping):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def __str__(self) -> str:
+        def listed(counts: Mapping[str, int]) -> str:
+            return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+        counters = self.counters
+        lines = (
+            f"{self.seeds:,} seeds ({listed(self.kinds)}), {len(self.failed)} failed",
+            f"{self.simulated_s / 3600:,.1f} simulated hours",
+            f"{self.records:,} records ({self.bad_records:,} bad), {self.anomalies:,} anomalies",
+            f"{self.claims:,} claims, {self.objects:,} objects: {listed(self.layouts)}",
+            f"events: {listed(self.events)}",
+            f"loud stops, where they had to be: {listed(self.stops)}",
+            f"kills: {self.kills.total():,} ({listed(self.kills)})",
+            *(f"kills {point}: {self.kill_points[point]:,}" for point in KILL_POINTS),
+            f"partitions given up to another owner: {counters['cutbank_partitions_given_up_total']:,}",
+            f"claims adopted: {counters['cutbank_claims_adopted_total']:,}",
+            f"snapshots: {counters['cutbank_snapshots_total']:,}",
+            f"snapshots found unusable: {counters['cutbank_snapshots_unusable_total']:,}",
+            f"lines published again, where that is allowed: {self.published_again:,}",
+            f"lines dropped by sinks as repeats: {counters['cutbank_repeats_dropped_total']:,}",
+            f"lost {self.lost}, twice {self.repeated}, different {self.different}",
+        )
+        return "\n".join(lines)
