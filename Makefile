@@ -3,14 +3,16 @@
 
 PYTHON ?= python3
 DEMO_SECONDS ?= 120
+KILLS ?= 60
 SEEDS ?= 1000
+RECORDS ?= 1000000
 FIRST ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test lint types imports unit test-servers bench simulate lock wheel format clean
+.PHONY: docs help demo test lint types imports unit test-servers bench simulate chaos bad-input lock wheel format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
@@ -52,11 +54,18 @@ imports: $(VENV)/dev
 unit: $(VENV)/dev
 	$(BIN)/pytest -m "not long" --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
-test-servers: $(VENV)/dev ## the long tests, and what needs a broker, a container engine or an API server (nothing yet)
+test-servers: $(VENV)/dev ## the long tests, `make chaos KILLS=20`, and what needs a broker, a container engine or an API server (nothing yet)
 	$(BIN)/pytest -m long --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --kills 20
 
 simulate: $(VENV)/dev ## whole systems on simulated time: SEEDS=1000 FIRST=0, or SEED=123 with its history
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(ARGS)
+
+chaos: $(VENV)/dev ## kill real processes at random moments (KILLS=60) and aimed ones, fill their disk, wake zombies
+	@PYTHONPATH=tests $(BIN)/python -m chaos --kills $(KILLS) $(ARGS)
+
+bad-input: $(VENV)/dev ## malformed records through the scorer (RECORDS=1000000), each held against what came of it
+	@PYTHONPATH=tests $(BIN)/python -m bad_input.through_the_scorer --records $(RECORDS) $(ARGS)
 
 bench: $(VENV)/dev ## records/s of the embedded pipeline and of each stage alone, peak memory; JSON on the last line
 	@$(BIN)/python -m benchmarks

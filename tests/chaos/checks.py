@@ -1,0 +1,199 @@
+"""The promises, checked with handles of our own: positions against durable output, objects against claims, and all
+lines against the oracle's.
+
+Reads only; what it reads may grow meanwhile: what is promised to come later is read first. Event-loop only.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import orjson
+
+from chaos.world import World
+from cutbank.errors import ObjectMissing
+from cutbank.pipeline.accounts import SourceId, source_id
+from cutbank.pipeline.audit import read_all
+from cutbank.pipeline.oracle import Unproven, undisturbed
+from cutbank.pipeline.sinking.claims import ChainId, Claim, DataObject, decode, link_from_key
+from cutbank.pipeline.sinking.inspect import birth, chain_claims, data_objects
+from cutbank.records import Partition, Position
+
+EXAMPLES_MAX = 3
+"""Findings of one kind that are spelled out."""
+
+
+async def positions_ahead(world: World) -> list[str]:
+    """Where a committed position is ahead of what is durable, or an object not what its claim says; none is right."""
+    found: list[str] = []
+    for info in await world.partitions(world.spec.destination):
+        # The position first: what it stands for was durable before it.
+        committed = await world.committed("sink", info.partition)
+        durable = await _durable(world, info.partition, found)
+        if committed is not None and committed > durable:
+            found.append(f"sink: {info.partition} is committed up to {committed}, durable up to {durable}")
+    for info in await world.partitions(world.spec.source):
+        snapshots = (await world.state.inventory(info.partition)).snapshots
+        committed = await world.committed("scorer", info.partition)
+        if snapshots and (committed is None or snapshots[0].next > committed):
+            found.append(f"scorer: {info.partition} has a snapshot of {snapshots[0].next}, committed is {committed}")
+    return found
+
+
+async def _durable(world: World, partition: Partition, found: list[str]) -> Position:
+    """Up to where everything of a partition of the anomalies is in objects."""
+    chain = ChainId(world.spec.name, partition.stream, partition.id)
+    async for info in world.store.list(chain.prefix):
+        link = link_from_key(info.key)
+        if link is None or link.kind != "claim":
+            break
+        claim = decode(await world.store.read(info.key), Claim, key=info.key)
+        there = [await _whole(world, item, found) for item in claim.objects]
+        return claim.end if all(there) else claim.start
+    try:
+        return (await birth(world.store, chain)).start
+    except ObjectMissing:
+        return Position(0)
+
+
+async def _whole(world: World, item: DataObject, found: list[str]) -> bool:
+    """Whether the object is there; whole, or it is a finding."""
+    try:
+        body = await world.store.read(item.key)
+    except ObjectMissing:
+        return False
+    if hashlib.sha256(body).hexdigest() != item.sha256:
+        found.append(f"object {item.key} is there, {len(body)} bytes, and not what its claim says")
+    return True
+
+
+@dataclass
+class Lines:
+    """Lines found somewhere, against the oracle's."""
+
+    expected: int = 0
+    found: int = 0
+    lost: int = 0
+    """Of the oracle's, not found."""
+    repeated: int = 0
+    """Found more than once: how often too many."""
+    different: int = 0
+    """Found with other bytes than the oracle's."""
+    foreign: int = 0
+    """Found, and not the oracle's."""
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        """Whether each expected line is there once, byte for byte, and nothing else."""
+        return not (self.lost or self.repeated or self.different or self.foreign)
+
+    def figures(self) -> dict[str, int]:
+        """All but the examples."""
+        return {name: value for name, value in asdict(self).items() if name != "examples"}
+
+
+def compared(expected: Mapping[SourceId, bytes], found: Iterable[bytes], *, pipeline: str) -> Lines:
+    """Found lines against expected ones, each by its identity."""
+    lines, seen = Lines(expected=len(expected)), Counter[SourceId]()
+    for line in found:
+        lines.found += 1
+        source = source_id(orjson.loads(line), pipeline=pipeline)
+        if source is None or source not in expected:
+            lines.foreign += 1
+            _note(lines, f"foreign: {line[:200]!r}")
+            continue
+        seen[source] += 1
+        if seen[source] > 1:
+            lines.repeated += 1
+            _note(lines, f"repeated: {source}")
+        elif line != expected[source]:
+            lines.different += 1
+            _note(lines, f"different: {line[:300]!r}, not {expected[source][:300]!r}")
+    for source in expected:
+        if source not in seen:
+            lines.lost += 1
+            _note(lines, f"lost: {source}")
+    return lines
+
+
+def _note(lines: Lines, example: str) -> None:
+    if len(lines.examples) < EXAMPLES_MAX:
+        lines.examples.append(example)
+
+
+@dataclass
+class Verdict:
+    """What came of everything, after the pipeline has stopped."""
+
+    records: int
+    """In the source stream."""
+    published: Lines
+    """The anomalies stream against the oracle."""
+    written: Lines
+    """The objects against the oracle."""
+    errors: int
+    """Records in the error stream; the producer makes no bad ones."""
+    objects: int
+    lag: int
+    """Of scorer and sink together."""
+    findings: list[str]
+    """Everything else that is wrong."""
+
+    @property
+    def right(self) -> bool:
+        """Whether all promises were kept."""
+        return self.published.right and self.written.right and not (self.errors or self.lag or self.findings)
+
+
+async def judge(world: World) -> Verdict:
+    """Compare everything, with all services stopped."""
+    spec, findings = world.spec, await positions_ahead(world)
+    expected: dict[SourceId, bytes] = {}
+    async for item in undisturbed(world.transport, world.state, spec):
+        if isinstance(item, Unproven) or item.output.stream != spec.destination or not item.certain:
+            findings.append(f"the oracle says: {item}")
+            continue
+        expected[item.source] = item.output.value
+    published = await _values(world, spec.destination)
+    written = [line for _, lines in await _objects(world, findings) for line in lines]
+    if not expected:
+        findings.append("no anomaly at all: nothing was tested")
+    return Verdict(
+        records=sum(info.end - info.oldest for info in await world.partitions(spec.source)),
+        published=compared(expected, published, pipeline=spec.name),
+        written=compared(expected, written, pipeline=spec.name),
+        errors=len(await _values(world, spec.errors)),
+        objects=len([info async for info in data_objects(world.store)]),
+        lag=await world.lag("scorer", spec.source) + await world.lag("sink", spec.destination),
+        findings=findings,
+    )
+
+
+async def _values(world: World, stream: str) -> list[bytes]:
+    """Everything in a stream."""
+    info = await world.transport.describe(stream)
+    return [value async for batch in read_all(world.transport, info) for value in batch.values]
+
+
+async def _objects(world: World, findings: list[str]) -> list[tuple[str, list[bytes]]]:
+    """Every data object's lines; chains must be whole, and no object without a claim."""
+    claimed: set[str] = set()
+    for info in await world.partitions(world.spec.destination):
+        chain = ChainId(world.spec.name, info.partition.stream, info.partition.id)
+        end: int | None = None
+        async for claim in chain_claims(world.store, chain):
+            if end is not None and claim.start != end:
+                findings.append(f"{chain}: a claim starts at {claim.start}, the one before it ends at {end}")
+            end = claim.end
+            claimed |= {item.key for item in claim.objects}
+            for item in claim.objects:
+                if not await _whole(world, item, findings):
+                    findings.append(f"object {item.key} is missing")
+    bodies = []
+    async for entry in data_objects(world.store):
+        if entry.key not in claimed:
+            findings.append(f"object {entry.key} has no claim")
+        bodies.append((entry.key, (await world.store.read(entry.key)).splitlines()))
+    return bodies
