@@ -33,8 +33,11 @@ NAMED = re.compile(
 )
 """Constants that look like limits by their name. What is no limit is named in limits.toml as such."""
 
-WAITING = frozenset({"Queue", "deque", "Semaphore", "ThreadPoolExecutor", "lru_cache", "timeout", "wait_for", "Timer"})
-"""Calls that make a queue, a buffer or a wait."""
+WAITING = frozenset(
+    {"Queue", "SimpleQueue", "LifoQueue", "PriorityQueue", "deque", "OrderedDict", "lru_cache", "cache"}
+    | {"Semaphore", "BoundedSemaphore", "ThreadPoolExecutor", "ProcessPoolExecutor", "timeout", "wait_for", "Timer"}
+)
+"""Calls and bare decorators that make a queue, a buffer or a wait."""
 
 KINDS = {
     "size": "Sizes: what is larger is refused or cut, always said",
@@ -85,7 +88,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A call in the code that makes a queue, a buffer or a wait."""
+    """A call in the code that makes a queue, a buffer or a wait, or a retry without a name."""
 
     at: str
     """Module and function: `cutbank.transports.local.workers:Worker.__init__`."""
@@ -128,16 +131,21 @@ def _text_after(body: list[ast.stmt], index: int) -> str:
 
 
 def places() -> list[Place]:
-    """Every call that makes a queue, a buffer or a wait, in the order of the code."""
+    """Every call that makes a queue, a buffer, a wait or a nameless retry, in the order of the code."""
     found: list[Place] = []
+
+    def note(made: ast.expr, at: str) -> None:
+        name = getattr(made, "attr", getattr(made, "id", ""))
+        if name in WAITING or (name == RetryPolicy.__name__ and ":" in at):
+            found.append(Place(at, name))
 
     def look(node: ast.AST, at: str) -> None:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             at = f"{at}{'.' if ':' in at else ':'}{node.name}"
+            for decorator in node.decorator_list:
+                note(decorator, at)
         if isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in WAITING:
-                found.append(Place(at, name))
+            note(node.func, at)
         for child in ast.iter_child_nodes(node):
             look(child, at)
 

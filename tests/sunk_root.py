@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cutbank.errors import ObjectMissing
 from cutbank.metrics import NoMetrics
 from cutbank.objects.filesystem import FileSystemStore
 from cutbank.pipeline.sinking.claims import ChainId, Claim, decode, encode, link_from_key
@@ -60,6 +61,22 @@ def audited(root: Path, *, scope: Scope | None = None, log: Log | None = None) -
     return asyncio.run(run())
 
 
+class Late(FileSystemStore):
+    """A store in which a file that is taken out of it appears again right after it was missed."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        super().__init__(root, clock=ManualClock(), metrics=NoMetrics())
+        self._path, self._body = path, path.read_bytes()
+        path.unlink()
+
+    async def read(self, key: str) -> bytes:
+        try:
+            return await super().read(key)
+        except ObjectMissing:
+            self._path.write_bytes(self._body)
+            raise
+
+
 def names(verdict: Verdict) -> set[str]:
     """What was found, by name."""
     return {finding.kind.label for finding in verdict.findings}
@@ -80,9 +97,9 @@ def rewrite(root: Path, claim: Claim, **changes: Any) -> Claim:
     return changed
 
 
-def data_file(root: Path, index: int = 1) -> Path:
+def data_file(root: Path, index: int = 1, *, chain: ChainId = CHAIN) -> Path:
     """The data object of one of the claims."""
-    return root / claims(root)[index].objects[0].key
+    return root / claims(root, chain)[index].objects[0].key
 
 
 def edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:

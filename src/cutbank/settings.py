@@ -50,6 +50,8 @@ def one_line(error: ValidationError, origin: Mapping[str, str] | None = None) ->
     """Pydantic's findings as one line: where, what is wrong, what was given."""
     parts = []
     for finding in error.errors(include_url=False):
+        if finding["type"] == "default_factory_not_called":
+            continue  # follows from the others
         location = [str(part) for part in finding["loc"]]
         if location and origin and location[0] in origin:
             location[0] = origin[location[0]]

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from cutbank.errors import UsageError
 from cutbank.pipeline.inputs import LINE_BYTES_MAX, InputRecord, columns_of, open_input
+from cutbank.pipeline.inputs.reader import SAMPLE_BYTES, SAMPLE_LINES
 from cutbank.pipeline.inputs.values import TimeReader, json_value, sql_type
 
 Write = Callable[[str, bytes], str]
@@ -243,6 +244,14 @@ class TestColumns:
             assert source.columns() == source.columns()
             assert [record.value for record in source.records(records_max=9, bytes_max=99)] == [b'{"a":1}', b'{"a":2}']
 
+    def test_what_comes_after_so_many_lines_or_bytes_is_not_looked_at(self, write: Write) -> None:
+        """Of short lines so many; of long ones so many bytes, and one read more."""
+        path = write("short.ndjson", b'{"a":1}\n' * (SAMPLE_LINES - 1) + b'{"b":1}\n{"c":1}\n')
+        assert types_of(path).keys() == {"a", "b"}
+        long = b'{"a":"%s"}\n' % (b"x" * (SAMPLE_BYTES // 8))
+        assert types_of(write("part.ndjson", long * 7 + b'{"b":1}\n')).keys() == {"a", "b"}
+        assert types_of(write("long.ndjson", long * 9 + b'{"b":1}\n')).keys() == {"a"}
+
     @pytest.mark.parametrize(
         ("feature", "told"),
         [
@@ -347,7 +356,7 @@ class TestPipes:
 
 @pytest.mark.parametrize(
     "text",
-    ["007", "+49", "1,5", "1_000", "0x1F", "NaN", "inf", "--1", "1e", ".", "-", "١", "0\x1f"],  # noqa: RUF001  # a digit that is not ASCII
+    ["007", "+49", "1,5", "1_000", "0x1F", "NaN", "inf", "--1", "1e", ".", "-", "١", "0\x1f", "\xa01"],  # noqa: RUF001  # a digit that is not ASCII
 )
 def test_what_is_no_json_number_stays_text(text: str) -> None:
     assert json.loads(json_value(text)) == text

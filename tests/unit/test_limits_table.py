@@ -79,11 +79,16 @@ def test_the_test_that_a_row_names_is_there(row: dict[str, str]) -> None:
 
 
 def test_a_limit_without_a_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard guards: a constant, a policy and a queue that nobody declared."""
+    """The guard guards: a constant, policies with and without a name, a queue and a cache that nobody declared."""
     tree = ast.parse(
         "from collections import deque\nX_MAX = 3\n_Y_BYTES_MAX, OTHER = 1, 2\nZ = RetryPolicy()\nNAME: int = 4\n"
-        "class C:\n    def f(self):\n        self.q = deque()\n"
+        "class C:\n    def f(self):\n        self.q = deque()\n        self.r = RetryPolicy()\n"
+        "@functools.cache\ndef g(): ...\n"
     )
     monkeypatch.setattr(limits, "modules", lambda: iter([("m", tree)]))
     assert sorted(limits.constants()) == ["m.X_MAX", "m.Z", "m._Y_BYTES_MAX"]
-    assert limits.places() == [limits.Place("m:C.f", "deque")]
+    assert [(place.at, place.call) for place in limits.places()] == [
+        ("m:C.f", "deque"),
+        ("m:C.f", "RetryPolicy"),
+        ("m:g", "cache"),
+    ]

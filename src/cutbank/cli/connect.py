@@ -29,15 +29,17 @@ def log_url(environ: Mapping[str, str], given: str | None) -> str:
     return ServiceSettings.load(environ, transport_url=given).transport_url
 
 
-def open_log(url: str, *, may_create: bool) -> Transport:
-    """The transport of this URL, to be entered. Raises UsageError: unknown kind, or nothing there yet."""
+def open_log(url: str, *, may_create: bool, named_with: str = "--transport-url or CUTBANK_TRANSPORT_URL") -> Transport:
+    """The transport of this URL, to be entered. Raises UsageError: unknown kind, or nothing there yet.
+
+    `named_with`: how the command is told of the log.
+    """
     from cutbank.transports import open_transport
 
     path = local_path(url)
     if path is not None and not may_create and not path.exists():
         raise UsageError(
-            f"no log at {path}: start a service or `cutbank streams create` first, "
-            "or name the log with --transport-url or CUTBANK_TRANSPORT_URL"
+            f"no log at {path}: start a service or `cutbank streams create` first, or name the log with {named_with}"
         )
     return open_transport(url, clock=SystemClock(), metrics=NoMetrics())
 

@@ -3,15 +3,15 @@
 What records hold is never obeyed by the terminal: control characters are shown. No state.
 """
 
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
 import click
 
 from cutbank.cli.connect import open_log
+from cutbank.cli.tables import HIDDEN
 from cutbank.errors import CutbankError
 from cutbank.pipeline.error_records import ErrorRecord
 from cutbank.pipeline.spec import PipelineSpec, load_spec
@@ -20,11 +20,6 @@ from cutbank.transports.base import Transport
 
 HEAD_CHARACTERS: Final = 48
 """How much of a record a table shows."""
-_WIDTH: Final = 1000
-"""Of a table that no terminal shows, characters: nothing in it is folded."""
-
-HIDDEN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-"""Control characters, as `str.translate` shows them."""
 
 Options = Mapping[str, str | None]
 """`--transport-url` and `--spec` as they were given."""
@@ -53,21 +48,6 @@ def head(error: ErrorRecord) -> str:
     """The first characters of a record, as text that no terminal obeys."""
     text = error.head[: 4 * HEAD_CHARACTERS].decode("utf-8", errors="backslashreplace").translate(HIDDEN)
     return text if len(text) <= HEAD_CHARACTERS and error.whole else text[:HEAD_CHARACTERS] + "…"
-
-
-def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Print a table; on no terminal, a row is a line."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in header:
-        grid.add_column(name, overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell.translate(HIDDEN)) for cell in row))  # Text: rich's own markup is not looked for
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
-    console.print(grid)
 
 
 def by_reason(counts: Counter[str]) -> str:

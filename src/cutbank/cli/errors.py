@@ -14,7 +14,8 @@ from typing import Final
 import click
 import orjson
 
-from cutbank.cli.error_views import HIDDEN, by_reason, head, opened, table, told
+from cutbank.cli.error_views import by_reason, head, opened, told
+from cutbank.cli.tables import HIDDEN, print_table
 from cutbank.cli.tail import lines, parse_start
 from cutbank.clock import SystemClock
 from cutbank.errors import CutbankError, StreamError, StreamMissing, UsageError
@@ -116,12 +117,12 @@ def _run_list(
         return
     if found.newest:
         header = ("error", "time", "reason", "source", "record", "message")
-        table(header, ((e.place, e.time, e.reason, e.source_place, head(e), e.message) for e, _ in found.newest))
+        print_table(header, ((e.place, e.time, e.reason, e.source_place, head(e), e.message) for e, _ in found.newest))
     total, shown = found.reasons.total(), len(found.newest)
     note = f"; the newest {shown} are shown" if shown < total else ""
     click.echo(f"{total} error(s){': ' * bool(total)}{by_reason(found.reasons)}{note}")
     if found.others:
-        click.echo(f"{found.others} line(s) of other pipelines than {spec.name} are left out")
+        click.echo(f"{found.others} line(s) not of pipeline {spec.name} are left out; --spec names another")
 
 
 async def _show(url: str, spec: PipelineSpec, place: str) -> tuple[ErrorRecord, Original | Gone]:
@@ -255,7 +256,7 @@ async def _would(url: str, spec: PipelineSpec, reasons: frozenset[str], limit: i
             if len(first) < limit:
                 first.append(found)
     if first:
-        table(("error", "time", "reason", "to", "record", "note"), map(_would_row, first))
+        print_table(("error", "time", "reason", "to", "record", "note"), map(_would_row, first))
     _say(account, "would be sent", "can't be sent and would be passed by")
     if len(first) < account.sent.total() + account.gone.total():
         click.echo(f"the first {len(first)} are shown")

@@ -14,6 +14,7 @@ from itertools import islice
 import click
 
 from cutbank.cli.connect import log_option, log_url, open_log
+from cutbank.cli.tables import HIDDEN
 from cutbank.cli.times import time_ms
 from cutbank.clock import Clock, SystemClock
 from cutbank.errors import PositionLost, UsageError
@@ -27,8 +28,6 @@ OVERTAKEN_MAX = 5
 """How often in a row retention may overtake a read before it is an error."""
 POLL_S = 0.2
 """Between two looks for new records when following, seconds."""
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ def render(line: Line, *, stream: str, verbose: bool, terminal: bool) -> bytes:
 
 def _shown(raw: bytes) -> bytes:
     """As text without control characters, tabs among them: a tab separates columns."""
-    return raw.decode("utf-8", errors="backslashreplace").translate(_CONTROLS).encode()
+    return raw.decode("utf-8", errors="backslashreplace").translate(HIDDEN).encode()
 
 
 async def _tail(url: str, stream: str, *, start: Start, count: int | None, follow: bool, verbose: bool) -> None:

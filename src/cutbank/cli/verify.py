@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, unquote
 
 import click
 
 from cutbank.cli.connect import open_log
+from cutbank.cli.tables import HIDDEN, Cell, print_table
 from cutbank.cli.times import time_ms, time_text
 from cutbank.clock import SystemClock
 from cutbank.errors import SnapshotUnusable, UsageError
@@ -30,9 +31,6 @@ from cutbank.runtime.command import EXIT_FAILED, Command
 from cutbank.runtime.settings import ServiceSettings
 
 CLAIMS_FOLDER: Final = "_cutbank/"
-
-_WIDTH = 1000
-"""Of a table that no terminal shows, characters: nothing in it is folded."""
 
 
 def open_root(text: str) -> ObjectStore:
@@ -77,7 +75,7 @@ async def _verify(
             raise UsageError(f"{store.url}: no {CLAIMS_FOLDER} in it: give the root that a sink writes to")
         log = None
         if stream is not None:
-            transport = await stack.enter_async_context(open_log(stream, may_create=False))
+            transport = await stack.enter_async_context(open_log(stream, may_create=False, named_with="--stream"))
             room = None
             if state is not None:
                 state_store = await stack.enter_async_context(open_root(state))
@@ -120,39 +118,29 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _print(rows: list[dict[str, Any]], *, left: int) -> None:
-    """A table; the first `left` columns are texts, the others numbers."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for at, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if at < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(value if isinstance(value, str) else f"{value:,}") for value in row.values()))
-    (Console() if sys.stdout.isatty() else Console(width=_WIDTH)).print(table)
+_CHAIN_HEADER: Final = ("chain", "from", "to", "claims", "objects", "lines", "bytes", "given up", "nobody's lines")
+_FINDING_HEADER: Final = ("fault", "what", "where", "count")
 
 
-def _chain_row(account: ChainAccount) -> dict[str, Any]:
+def _chain_row(account: ChainAccount) -> tuple[Cell, ...]:
     first, last = account.minute_first_ms, account.minute_last_ms
-    return {
-        "chain": str(account.chain),
-        "from": "-" if first is None else time_text(first),
-        "to": "-" if last is None else time_text(last),
-        "claims": account.claims,
-        "objects": account.objects,
-        "lines": account.lines,
-        "bytes": account.bytes,
-        "given up": account.given_up,
-        "nobody's lines": account.unidentified,
-    }
+    return (
+        str(account.chain),
+        "-" if first is None else time_text(first),
+        "-" if last is None else time_text(last),
+        account.claims,
+        account.objects,
+        account.lines,
+        account.bytes,
+        account.given_up,
+        account.unidentified,
+    )
 
 
-def _finding_row(finding: Finding[Fault]) -> dict[str, Any]:
-    more = f"\n… and {finding.count - len(finding.examples):,} more" if finding.count > len(finding.examples) else ""
-    where = "\n".join(finding.examples) + more
-    return {"fault": finding.kind.label, "what": finding.kind.meaning, "where": where, "count": finding.count}
+def _finding_row(finding: Finding[Fault]) -> tuple[Cell, ...]:
+    left = finding.count - len(finding.examples)
+    where = (*finding.examples, f"… and {left:,} more") if left else finding.examples
+    return finding.kind.label, finding.kind.meaning, where, finding.count
 
 
 def _say_proof(proof: Proof) -> Iterator[str]:
@@ -169,13 +157,13 @@ def _say_proof(proof: Proof) -> Iterator[str]:
     yield from (f"  {count:,} {what}" for count, what in counts if count)
     if proof.beyond:
         yield f"  {proof.beyond:,} lines are beyond proof"
-    yield from (f"  not provable: {what}" for what in proof.unproven)
+    yield from (f"  not provable: {what.translate(HIDDEN)}" for what in proof.unproven)
 
 
 def _say(verdict: Verdict) -> int:
     """Print a verdict; the exit code."""
     if verdict.chains:
-        _print([_chain_row(account) for account in verdict.chains], left=3)
+        print_table(_CHAIN_HEADER, map(_chain_row, verdict.chains))
     given_up = sum(account.given_up for account in verdict.chains)
     if given_up:
         click.echo(f"{given_up:,} stretch(es) were given up for lost by accept_lost: no fault, and not there")
@@ -183,10 +171,17 @@ def _say(verdict: Verdict) -> int:
         click.echo(f"{verdict.unaudited:,} object(s) of other minutes in the same folders were not looked into")
     if verdict.proof is not None:
         click.echo("\n".join(_say_proof(verdict.proof)))
-    if verdict.clean:
-        click.echo("clean: every object is as its claim says, nothing is there twice, nothing is foreign")
+    if verdict.clean and not any(account.claims for account in verdict.chains):
+        click.echo("nothing to audit: no claim is there, or none of this span of time; nothing is foreign")
         return 0
-    _print([_finding_row(finding) for finding in verdict.findings], left=3)
+    if verdict.clean:
+        far = " as far as can be proven" if verdict.proof is not None and verdict.proof.unproven else ""
+        click.echo(f"clean{far}: every object is as its claim says, nothing is there twice, nothing is foreign")
+        if verdict.proof is not None and verdict.proof.beyond and not verdict.proof.foretold:
+            click.echo("not one line could be proven: is --spec the one that they were scored with?", err=True)
+            return EXIT_FAILED
+        return 0
+    print_table(_FINDING_HEADER, map(_finding_row, verdict.findings))
     click.echo(f"{sum(finding.count for finding in verdict.findings):,} fault(s) found", err=True)
     return EXIT_FAILED
 
@@ -205,7 +200,7 @@ def _run(
         raise UsageError("--spec and --state are for the replay: give --stream too")
     environ = click.get_current_context().obj or {}
     chosen = spec_path if spec_path is not None else environ.get(ServiceSettings.environment_name("spec"))
-    spec = load_spec(Path(chosen) if chosen else None)
+    spec = load_spec(Path(chosen) if chosen and stream is not None else None)
     with _progress() as show:
         verdict = asyncio.run(
             _verify(

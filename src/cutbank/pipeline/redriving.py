@@ -228,11 +228,12 @@ async def _all_leases(
     transport: Transport, spec: PipelineSpec, reasons: Sequence[str], count: int, stack: AsyncExitStack
 ) -> list[dict[Partition, Lease]]:
     """All `count` leases of every reason, one reason after another; the groups are left when `stack` closes."""
-    held = []
-    for reason in reasons:
-        consumer = transport.consumer(redrive_group(spec.name, reason), [spec.errors])
-        held.append(await _leases_of(await stack.enter_async_context(consumer), count))
-    return held
+    # All are joined first: the hold of a killed run ends for all at once, not one session time-out after another.
+    consumers = [
+        await stack.enter_async_context(transport.consumer(redrive_group(spec.name, reason), [spec.errors]))
+        for reason in reasons
+    ]
+    return [await _leases_of(consumer, count) for consumer in consumers]
 
 
 async def _leases_of(consumer: Consumer, count: int) -> dict[Partition, Lease]:

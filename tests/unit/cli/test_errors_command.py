@@ -123,7 +123,7 @@ def test_a_limit_shows_less_and_says_so(cutbank: Run, filled: Sequence[str]) -> 
 
 def test_other_pipelines_errors_are_left_out_and_said(cutbank: Run, filled: Sequence[str]) -> None:
     out = cutbank("errors", "list")[1]
-    assert out == "0 error(s)\n4 line(s) of other pipelines than anomaly-extractor are left out\n"
+    assert out == "0 error(s)\n4 line(s) not of pipeline anomaly-extractor are left out; --spec names another\n"
 
 
 def test_show_says_everything(cutbank: Run, filled: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ def test_wrong_use_is_one_line(cutbank: Run, words: list[str], why: str) -> None
     ("words", "why"),
     [
         (["--stream", "local://none.db"], "no log at none.db"),
+        (["--stream", "local://none.db"], "or name the log with --stream\n"),
         (["--stream", "local://none.db", "--spec", "none.toml"], "spec none.toml: No such file"),
     ],
 )
@@ -65,6 +66,16 @@ def test_a_root_is_a_folder_or_a_url(cutbank: Run, root: Path) -> None:
     named = cutbank("verify", str(root))
     assert named[0] == 0
     assert cutbank("verify", f"file://{root}") == named
+
+
+def test_the_environments_spec_is_for_the_replay_only(
+    cutbank: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUTBANK_SPEC", "none.toml")
+    assert cutbank("verify", str(root))[0] == 0
+    code, _, err = cutbank("verify", str(root), "--stream", "local://none.db")
+    assert code == 2
+    assert "spec none.toml: No such file" in err
 
 
 def test_the_table_says_what_was_looked_at(cutbank: Run, root: Path) -> None:
@@ -92,4 +103,39 @@ def test_a_finding_says_what_and_where(cutbank: Run, root: Path, tmp_path: Path)
 def test_times_are_utc_unless_they_say_otherwise() -> None:
     assert parse_scope("2026-09-21T14:14", None) == Scope(at_ms(0, 0))
     assert parse_scope("2026-09-21T16:14:00+02:00", str(at_ms(1, 0))) == Scope(at_ms(0, 0), at_ms(1, 0))
+    assert parse_scope("20260921", "2026-09-22") == Scope(at_ms(-854, 0), at_ms(586, 0))
     assert parse_scope(None, None).whole
+
+
+@pytest.mark.parametrize("words", [["--to", "2026-01-01"], ["--from", "2027-01-01"]])
+def test_a_span_without_claims_is_not_called_clean(cutbank: Run, root: Path, words: list[str]) -> None:
+    code, out, _ = cutbank("verify", str(root), *words)
+    assert code == 0
+    assert "nothing to audit: no claim" in out
+    assert "clean" not in out
+
+
+def test_names_of_files_are_not_obeyed_by_the_terminal(cutbank: Run, root: Path) -> None:
+    path = root / "a\nb\x1b[31m[bold]c"
+    path.write_text("mine")
+    try:
+        code, out, _ = cutbank("verify", str(root))
+    finally:
+        path.unlink()
+    assert code == 1
+    assert "a\\x0ab\\x1b[31m[bold]c " in out
+    assert "\x1b" not in out
+
+
+def test_a_missing_object_of_the_newest_claim_may_yet_come(cutbank: Run, root: Path) -> None:
+    for index, hint in ((1, False), (-1, True)):
+        path = data_file(root, index)
+        body = path.read_bytes()
+        path.unlink()
+        try:
+            code, out, _ = cutbank("verify", str(root))
+        finally:
+            path.write_bytes(body)
+        assert code == 1
+        assert "missing object" in out
+        assert ("a sink that was killed puts it when it starts again" in out) == hint

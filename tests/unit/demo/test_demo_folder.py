@@ -63,9 +63,11 @@ def test_a_long_file_is_known_by_its_beginning(tmp_path: Path) -> None:
     folder, path = DemoFolder(tmp_path), tmp_path / "in" / "trades.csv"
     text = "1\n" * HEAD_BYTES
     folder.prepare(SPEC, input_=_input(path, text))
-    assert folder.prepare(SPEC, input_=_input(path, text + "2\n")) is True
-    with pytest.raises(UsageError, match="holds another input"):
-        folder.prepare(SPEC, input_=_input(path, "3" + text[1:]))
+    for behind in (text + "2\n", f"{text[:HEAD_BYTES]}3{text[HEAD_BYTES + 1 :]}"):
+        assert folder.prepare(SPEC, input_=_input(path, behind)) is True
+    for within in ("3" + text[1:], f"{text[: HEAD_BYTES - 1]}3{text[HEAD_BYTES:]}"):
+        with pytest.raises(UsageError, match="holds another input"):
+            folder.prepare(SPEC, input_=_input(path, within))
 
 
 def test_made_up_records_standard_input_and_a_file_never_share_a_log(tmp_path: Path) -> None:

@@ -173,7 +173,11 @@ async def test_large_folders_are_listed_page_by_page(tmp_path: Path, monkeypatch
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     store = store_at(tmp_path)
+    looks: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: (looks.append(str(folder)), scan(folder))[1])
     assert await listed(store) == keys
+    assert looks.count(f"{tmp_path}/d/") > 60 / 7, "names in it by pages of 7"
     assert await listed(store, "d/01") == [key for key in keys if key.startswith("d/01")]
     for after in keys:
         assert await listed(store, after=after) == [key for key in keys if key > after]

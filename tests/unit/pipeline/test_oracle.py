@@ -86,20 +86,27 @@ class TestOneRun:
     async def test_reads_a_batch_at_a_time(self, tmp_path: Path) -> None:
         async with Stage(tmp_path).opened() as stage:
             await stage.publish(trades(3000))
+            long = [trade(number) + b" " * (oracle.BATCH_BYTES_MAX // 8) for number in range(20)]
+            for first in range(0, 20, 5):
+                await stage.publish(long[first : first + 5])
             await stage.score_all()
             sizes: list[int] = []
+            largest = 0
 
             read = stage.transport.read
 
             async def watched(*where: object, records_max: int, bytes_max: int) -> object:
                 batch = await read(*where, records_max=records_max, bytes_max=bytes_max)  # type: ignore[arg-type]
+                nonlocal largest
                 sizes.append(len(batch))
+                largest = max(largest, sum(map(len, batch.values)))
                 return batch
 
             stage.transport.read = watched  # type: ignore[method-assign,assignment]
             await foretold(stage)
-            assert sum(sizes) == 3000
+            assert sum(sizes) == 3020
             assert max(sizes) <= oracle.BATCH_RECORDS_MAX
+            assert 0 < largest <= oracle.BATCH_BYTES_MAX
 
     async def test_a_machine_that_scores_differently_is_refused(self, tmp_path: Path) -> None:
         def differs() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cutbank.errors import PositionLost, StreamUnavailable
 from cutbank.pipeline import audit, error_records, redriving
-from cutbank.pipeline.redriving import LEASE_WAIT_S_MAX, SEND
+from cutbank.pipeline.redriving import SEND
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Batch, Partition, Position
 from cutbank.testing import ManualClock
@@ -90,12 +90,3 @@ async def test_a_step_that_the_log_never_takes_ends_the_run_after_so_many_attemp
     with pytest.raises(StreamUnavailable):
         await sending
     assert attempts == SEND.attempts_max == 8
-
-
-async def test_leases_are_waited_for_so_long() -> None:
-    clock = ManualClock()
-    waiting = asyncio.create_task(redriving._within(asyncio.Event().wait(), LEASE_WAIT_S_MAX, clock))
-    await clock.advance(LEASE_WAIT_S_MAX - 0.1)
-    assert not waiting.done()
-    await clock.advance(0.2)
-    assert await waiting is None

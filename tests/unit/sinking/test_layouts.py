@@ -388,3 +388,4 @@ def test_wrong_settings_are_one_clear_line(environ: dict[str, str], why: str) ->
         SinkSettings.load(environ).config(PipelineSpec())
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "version" not in str(caught.value)  # it follows from the others, and nobody sets it

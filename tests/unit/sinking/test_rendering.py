@@ -14,6 +14,7 @@ from cutbank.errors import ObjectUnreadable
 from cutbank.pipeline.sinking.claims import OTHER_FIELDS, Layout
 from cutbank.pipeline.sinking.rendering import (
     CHUNK_BYTES,
+    CONTENT_BYTES_MAX,
     Rendered,
     body_bytes_max,
     chunks,
@@ -199,6 +200,8 @@ def test_a_decompression_bomb_ends_at_the_limit() -> None:
     assert sum(given) <= 1_000_000
     with pytest.raises(ObjectUnreadable, match="exceeds 1000000 bytes"):
         list(pieces)
+    with pytest.raises(ObjectUnreadable, match=f"exceeds {CONTENT_BYTES_MAX} bytes"):
+        content(Layout(), bytes(CONTENT_BYTES_MAX + 1))  # zeros that nobody looks at take no memory
     item = render(GZIP, [b"{}"]).described("k")
     assert not is_content_of(GZIP, item, bomb)
 

@@ -1,12 +1,17 @@
 """The sink's limits, each gone over: what a claim names, what counts as an identity, reads, waits for log and store."""
 
+import asyncio
+import random
+from itertools import pairwise
 from typing import Any
 
 import orjson
 import pytest
 from pydantic import ValidationError
 
-from cutbank.errors import StreamUnavailable
+from cutbank.errors import StoreUnavailable, StreamUnavailable
+from cutbank.metrics import NoMetrics
+from cutbank.pipeline.sinking import STREAM_LOOK, SinkConfig, run_sink
 from cutbank.pipeline.sinking.claims import (
     COLUMNS_MAX,
     MINUTE_MS,
@@ -19,13 +24,14 @@ from cutbank.pipeline.sinking.claims import (
     Layout,
 )
 from cutbank.pipeline.sinking.lines import PARTITION_CHARACTERS_MAX, RUN_MAX, LineReader
+from cutbank.pipeline.sinking.patience import STORE, Interrupted, Patience
 from cutbank.pipeline.sinking.reading import RECEIVE_RECORDS_MAX
 from cutbank.pipeline.sinking.resume import EMPTY_READS_MAX
 from cutbank.pipeline.sinking.worker import WAIT_S_MAX
 from cutbank.records import Batch, Position
-from cutbank.testing import taps
-from cutbank.testing.faults import Crashed, Fault
-from sinking_world import CHAIN, Faulty, World, anomaly, crashing, ids
+from cutbank.testing import ManualClock, taps
+from cutbank.testing.faults import Crashed, Fault, Faults
+from sinking_world import CHAIN, World, anomaly, crashing
 
 
 def claim(*, objects: int = 1, minute_ms: int = 0) -> Claim:
@@ -151,19 +157,47 @@ async def test_a_claim_whose_end_the_log_does_not_reach_is_a_passing_fault_after
     assert len(reads) == EMPTY_READS_MAX + 1
 
 
-async def test_store_calls_are_made_again_without_end_and_only_a_stop_ends_them(world: World) -> None:
+async def test_a_log_away_at_the_start_ends_the_process_after_so_many_looks(world: World) -> None:
+    faults = Faults(clock=world.clock)
+    away = faults.at("describe", fault=Fault.FAIL, times=None)
+    call = run_sink(
+        taps.TappedTransport(world.transport, faults),
+        world.store,
+        SinkConfig(pipeline=CHAIN.pipeline, stream=CHAIN.stream),
+        clock=world.clock,
+        metrics=world.metrics,
+        stop=asyncio.Event(),
+        rng=random.Random(1),
+    )
+    running = asyncio.ensure_future(call)
+
+    async def over() -> bool:
+        return running.done()
+
+    await world.until(over)
+    with pytest.raises(StreamUnavailable):
+        running.result()
+    assert away.struck == STREAM_LOOK.attempts_max == 8
+
+
+async def test_store_calls_are_made_again_without_end_and_only_a_stop_ends_them() -> None:
     """No number of attempts gives up what is held; the pauses have a bound."""
-    await world.publish(anomaly(1), minute=0)
-    store = Faulty(world)
-    away = store.faults.at("create", fault=Fault.FAIL, times=None)
+    clock, stop = ManualClock(), asyncio.Event()
+    calls_s: list[float] = []
 
-    async def often() -> bool:
-        return away.struck > 200
+    async def away() -> None:
+        calls_s.append(clock.monotonic_s())
+        raise StoreUnavailable("no answer")
 
-    async with world.sinking(store=store) as running:
-        await world.until(often, running, step_s=5.0)
-        assert world.clock.monotonic_s() < 201 * 5.0 + 60.0, "a pause takes five seconds at most"
-    assert ids(await world.lines()) == []
+    patience = Patience(clock=clock, rng=random.Random(1), metrics=NoMetrics(), stop=stop)
+    asking = asyncio.ensure_future(patience.store(away, operation="create claim"))
+    await clock.advance(200 * STORE.delay_s_max)
+    assert len(calls_s) > 200
+    assert 1.0 < max(after - before for before, after in pairwise(calls_s)) <= STORE.delay_s_max
+    assert not asking.done()
+    stop.set()
+    with pytest.raises(Interrupted):
+        await asking
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Retention: by the log's arrival times, in bounded steps, by itself, and never a position back."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,23 @@ async def test_a_record_lives_as_long_as_its_stream_says(transport: LocalTranspo
     assert len(await everything(transport, Partition("long", "0"))) == 2
 
 
-async def test_much_is_removed_in_steps(transport: LocalTransport, clock: ManualClock) -> None:
+async def test_much_is_removed_in_steps(
+    transport: LocalTransport, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = 2 * EXPIRE_ROWS_MAX + 5
     for number in range(rows):
         await transport.publish([Message("s", b"%d" % number)] * 3)
     clock.jump_wall(2 * MINUTE_MS)
+    steps: list[int] = []
+    write = transport._engine.write
+
+    async def noted(call: Callable[[sqlite3.Connection], int]) -> int:
+        steps.append(await write(call))
+        return steps[-1]
+
+    monkeypatch.setattr(transport._engine, "write", noted)
     assert await transport.expire() == 3 * rows
+    assert steps == [3 * EXPIRE_ROWS_MAX, 3 * EXPIRE_ROWS_MAX, 3 * 5]
     assert await transport.expire() == 0
 
 

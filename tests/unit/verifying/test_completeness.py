@@ -26,7 +26,7 @@ from cutbank.records import Batch, Position
 from cutbank.testing.clock import START_MS
 from cutbank.transports.base import Assigned
 from scoring_stage import DETECTORS, QUICK, SPEC, LogClock, Stage, TappedLease, trades
-from sunk_root import claims, names, rewrite
+from sunk_root import Late, claims, data_file, names, rewrite
 
 CHAIN = ChainId("p", "anomalies", "0")
 LOST = QUICK.model_copy(update={"on_lost_state": "new_run"})
@@ -153,6 +153,15 @@ class TestComplete:
         assert (proof.met, proof.unsunk) == (sunk, scored - sunk)
         await stage.score_all()
         assert proof.unscored == await published(stage) - scored
+
+    async def test_an_object_that_comes_while_the_audit_runs_lags(self, stage: Stage) -> None:
+        await run_all(stage)
+        store = Late(root(stage), data_file(root(stage), -1, chain=CHAIN))
+        room = StateRoom(stage.store, pipeline=SPEC.name, stream=SPEC.source)
+        verdict = await verify(store, log=Log(stage.transport, SPEC, room, DETECTORS))
+        assert verdict.findings == ()
+        assert verdict.proof is not None
+        assert (verdict.proof.met, verdict.proof.unsunk) == (0, await published(stage))
 
     async def test_two_specs_each_vouch_for_their_run(self, stage: Stage) -> None:
         await run_all(stage)
@@ -306,10 +315,17 @@ class TestCommand:
         path.write_text(
             'name = "p"\nthreshold = 0.5\n[detector]\nname = "rcf"\nnumber_of_trees = 3\nsub_sample_size = 10\n'
         )
-        argv = ["verify", str(tmp_path / "objects"), "--stream", f"local://{tmp_path}/log.db", "--spec", str(path)]
-        for state in ([], ["--state", str(tmp_path / "state")]):
+        alone = ["verify", str(tmp_path / "objects"), "--stream", f"local://{tmp_path}/log.db", "--spec", str(path)]
+        for argv in (alone, [*alone, "--state", str(tmp_path / "state")]):
             capsys.readouterr()
-            code = await asyncio.to_thread(main, [*argv, *state])
+            code = await asyncio.to_thread(main, argv)
             out, err = capsys.readouterr()
             assert (code, err) == (0, "")
             assert f"p: {count} of {count} anomalies of an undisturbed run are in the objects" in out
+            assert "\nclean: " in out
+        path.write_text(path.read_text().replace("0.5", "0.6", 1))
+        assert await asyncio.to_thread(main, argv) == 1
+        out, err = capsys.readouterr()
+        assert "not provable: 0, run 1: it is of another spec" in out
+        assert "\nclean as far as can be proven: " in out
+        assert "not one line could be proven: is --spec" in err

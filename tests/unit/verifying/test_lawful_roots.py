@@ -10,16 +10,12 @@ import pytest
 
 from cutbank.cli import main
 from cutbank.cli.times import time_text
-from cutbank.errors import ObjectMissing
-from cutbank.metrics import NoMetrics
-from cutbank.objects.filesystem import FileSystemStore
 from cutbank.pipeline.sinking import Layout
 from cutbank.pipeline.sinking.claims import ChainId
 from cutbank.pipeline.sinking.rendering import content, lines, render
 from cutbank.pipeline.verifying import Scope, verify
-from cutbank.testing.clock import ManualClock
 from sinking_world import STREAM, World
-from sunk_root import A_MINUTE, MINUTES, anomalies, at_ms, audited, claims, data_file, names, rewrite, sunk
+from sunk_root import A_MINUTE, MINUTES, Late, anomalies, at_ms, audited, claims, data_file, names, rewrite, sunk
 
 LAYOUTS = {
     "gzip": Layout(compression="gzip"),
@@ -212,26 +208,7 @@ def test_one_source_in_two_chains_is_named(tmp_path: Path) -> None:
 def test_a_claim_whose_object_comes_while_the_audit_runs(tmp_path: Path) -> None:
     """The newest claim may be unfinished: what it names is looked for once more at the end."""
     root = sunk(tmp_path)
-    path = data_file(root, -1)
-    body = path.read_bytes()
-    path.unlink()
-    store = Late(root, path, body)
-    assert asyncio.run(verify(store)).findings == ()
-
-
-class Late(FileSystemStore):
-    """A store in which an object appears right after it was missed."""
-
-    def __init__(self, root: Path, path: Path, body: bytes) -> None:
-        super().__init__(root, clock=ManualClock(), metrics=NoMetrics())
-        self.path, self.body = path, body
-
-    async def read(self, key: str) -> bytes:
-        try:
-            return await super().read(key)
-        except ObjectMissing:
-            self.path.write_bytes(self.body)
-            raise
+    assert asyncio.run(verify(Late(root, data_file(root, -1)))).findings == ()
 
 
 def test_a_broker_whose_clock_went_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

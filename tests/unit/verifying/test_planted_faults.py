@@ -1,5 +1,6 @@
 """Every planted fault is found by its own name and by no other, and a root without one is clean."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from cutbank.cli import main
+from cutbank.objects.base import OBJECT_BYTES_MAX
 from cutbank.pipeline.sinking.claims import DataObject
 from cutbank.pipeline.sinking.rendering import render
+from cutbank.pipeline.verifying.contents import SLACK_BYTES
 from cutbank.records import Position
 from sinking_world import MINUTE_MS
 from sunk_root import A_MINUTE, MINUTES, audited, claims, data_file, edit, names, rewrite, sunk
@@ -110,6 +113,15 @@ def changed_source(root: Path) -> None:
 
 def changed_newline(root: Path) -> None:
     flip(data_file(root), b"}\n{", b"} {")
+
+
+def grown_object(root: Path) -> None:
+    """By more than is looked into, and without a line more."""
+    os.truncate(data_file(root), SLACK_BYTES + (1 << 20))
+
+
+def object_too_large_to_be_read(root: Path) -> None:
+    os.truncate(data_file(root), OBJECT_BYTES_MAX + 1)  # without its blocks, so it takes no disk
 
 
 def overlapping_claims(root: Path) -> None:
@@ -215,6 +227,8 @@ MORE: list[tuple[Plant, str]] = [
     (emptied_object, "cut object"),
     (changed_source, "changed byte"),
     (changed_newline, "changed byte"),
+    (grown_object, "changed byte"),
+    (object_too_large_to_be_read, "changed byte"),
     (overlapping_copy, "overlapping claims"),
     (wrong_minute_by_its_lines, "wrong minute"),
     (wrong_minute_of_a_claim, "wrong minute"),

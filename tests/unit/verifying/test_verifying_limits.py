@@ -11,6 +11,7 @@ from cutbank.pipeline.sinking.rendering import render
 from cutbank.pipeline.verifying import contents, files
 from cutbank.pipeline.verifying.chains import Scope
 from cutbank.pipeline.verifying.contents import examine
+from cutbank.pipeline.verifying.faults import Fault
 from cutbank.pipeline.verifying.files import Files
 from cutbank.pipeline.verifying.index import LAYOUTS_MAX, Index
 from cutbank.records import Position
@@ -50,9 +51,19 @@ def test_an_object_far_larger_than_its_claim_is_not_looked_into(monkeypatch: pyt
     packed = claim(layout=Layout(compression="gzip"))
     (item,) = packed.objects
     found = examine(packed, item, gzip.compress(bytes(10_000_000)), expelled=lambda _: False)
-    assert found.fault is not None
+    assert found.fault is Fault.CHANGED_BYTE
     assert found.lines == ()
     assert asked == [item.line_bytes + 1000]
+
+
+def test_a_claim_of_more_than_any_object_holds_does_not_end_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "OBJECT_BYTES_MAX", 1000)
+    monkeypatch.setattr(contents, "SLACK_BYTES", 1000)
+    packed = claim(layout=Layout(compression="gzip"))
+    item = packed.objects[0].model_copy(update={"line_bytes": 10**30})
+    found = examine(packed, item, gzip.compress(bytes(10_000_000)), expelled=lambda _: False)
+    assert found.fault is Fault.CHANGED_BYTE
+    assert "exceeds 2000 bytes" in found.detail
 
 
 def test_layouts_and_hours_looked_into_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ __all__ = [
 STREAM_LOOK_S = 0.5
 """Pause between two looks for a stream that is not there yet, seconds."""
 
+STREAM_LOOK = RetryPolicy()
+"""Attempts at each look while the log is busy; then the process ends and its supervisor starts it again."""
+
 
 def _nobody(name: str, ok: bool, why: str = "") -> None:  # noqa: FBT001  # the shape of Health.ready
     """Reports to nobody."""
@@ -76,7 +79,7 @@ async def _stream(transport: Transport, config: SinkConfig, *, clock: Clock, rng
     until_s = clock.monotonic_s() + config.stream_wait_s
     while True:
         try:
-            await retrying(lambda: transport.describe(config.stream), policy=RetryPolicy(), clock=clock, rng=rng)
+            await retrying(lambda: transport.describe(config.stream), policy=STREAM_LOOK, clock=clock, rng=rng)
         except StreamMissing:
             if clock.monotonic_s() >= until_s:
                 raise UsageError(

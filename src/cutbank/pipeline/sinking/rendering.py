@@ -30,7 +30,7 @@ CHUNK_BYTES = 64 << 10
 """Lines are formatted and compressed, and bodies decompressed, so many bytes at a time."""
 
 CONTENT_BYTES_MAX = 1 << 30
-"""Most that `content` and `lines` decompress where the caller does not know better, bytes."""
+"""Most that `chunks` and `content` decompress where the caller does not know better, bytes."""
 
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 """RFC 1952: deflate, no name, no time, no particular system."""

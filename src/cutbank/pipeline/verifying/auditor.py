@@ -23,6 +23,9 @@ from cutbank.pipeline.verifying.files import Files
 from cutbank.records import Position
 from cutbank.transports.base import Transport
 
+_UNFINISHED = "; of the newest claim audited: a sink that was killed puts it when it starts again"
+"""Said of a missing object that may yet come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -109,6 +112,7 @@ class _Audit:
         self._told = progress
         self._progress = Progress()
         self._missing: dict[str, DataObject] = {}
+        self._newest: dict[ChainId, Claim] = {}
         self._unreadable: set[tuple[ChainId, Position]] = set()
         self._extents: dict[tuple[str, str], list[Extent]] = {}
         self._log = (
@@ -154,6 +158,7 @@ class _Audit:
 
     def _claim(self, claim: Claim) -> None:
         self._files.claimed(claim)
+        self._newest[claim.chain] = claim
         self._progress.claims += 1
         self._told(self._progress)
 
@@ -171,6 +176,11 @@ class _Audit:
 
     async def _check_missing(self) -> None:
         """Look once more: of a sink at work the newest object may just have come."""
+        newest = {item.key: claim for claim in self._newest.values() for item in claim.objects}
         for key, item in self._missing.items():
+            claim = newest.get(key)
             if not await self._store.exists(key):
-                self._findings.note(Fault.MISSING_OBJECT, f"{key} ({item.count:,} lines)")
+                hint = "" if claim is None else _UNFINISHED
+                self._findings.note(Fault.MISSING_OBJECT, f"{key} ({item.count:,} lines){hint}")
+            elif claim is not None and self._log is not None:
+                self._log.came_late(claim)

@@ -294,6 +294,10 @@ class ChainAudit:
                 if item.key not in excused:
                     self.missing[item.key] = item
                 continue
+            except PartitionStopped as error:  # too large to be read
+                clean = False
+                self._findings.note(Fault.CHANGED_BYTE, str(error))
+                continue
             self.account.objects += 1
             self.account.bytes += len(body)
             look = partial(examine, expelled=_expelled(claim), clocks_apart_ms=self._clocks_apart_ms)

@@ -92,6 +92,7 @@ class LogAudit:
         self._lows: dict[str, Key] = {}
         self._highs: dict[str, Key] = {}
         self._lost: dict[str, list[tuple[Key, Key]]] = {}
+        self._late: dict[str, list[tuple[Key, Key]]] = {}
         self._gaps: dict[ChainId, _Gap] = {}
         self._begun: set[ChainId] = set()
 
@@ -119,6 +120,13 @@ class LogAudit:
         self._index.add(claim.chain, claim.layout, examined.anomalies)
         await self._look_up(claim, examined.minute_before_ms)
 
+    def came_late(self, claim: Claim) -> None:
+        """An object of this claim was not there when it was looked for, and is there now: a lag, and no loss."""
+        if self.of_ours(claim.chain):
+            before = as_keys(claim.marks_before)
+            for partition, key in as_keys(claim.marks_after).items():
+                self._late.setdefault(partition, []).append((before.get(partition, NOTHING), key))
+
     def _after(self, marks: Sequence[Mark]) -> None:
         """Only what comes after these marks belongs into the span."""
         for partition, key in as_keys(marks).items():
@@ -144,7 +152,7 @@ class LogAudit:
             self._gaps[claim.chain] = _Gap(before)
 
     def _is_given_up(self, whole: str, key: Key) -> bool:
-        if any(low < key <= high for low, high in self._lost.get(whole, ())):
+        if _within(self._lost.get(whole, ()), key):
             return True
         return any(whole not in gap.closed and gap.marks.get(whole, NOTHING) < key for gap in self._gaps.values())
 
@@ -262,7 +270,7 @@ class LogAudit:
                 self._findings.note(Fault.DIFFERENT_ANOMALY, str(source))
         if found:
             return
-        if source in unsunk:
+        if source in unsunk or _within(self._late.get(whole, ()), key):
             proof.unsunk += 1
         elif source.position >= committed.get(source.partition, 0):
             proof.unscored += 1
@@ -313,6 +321,10 @@ class LogAudit:
         if self._state is None:
             return run == FIRST_RUN
         return oldest is None or run >= oldest
+
+
+def _within(spans: Sequence[tuple[Key, Key]], key: Key) -> bool:
+    return any(low < key <= high for low, high in spans)
 
 
 def _concerns(item: Unproven, partition_id: str, run: int, position: Position) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cutbank.errors import ObjectUnreadable
+from cutbank.objects.base import OBJECT_BYTES_MAX
 from cutbank.pipeline.sinking.claims import MINUTE_MS, Claim, DataObject, Layout
 from cutbank.pipeline.sinking.lines import Line, LineReader, Source
 from cutbank.pipeline.sinking.rendering import content, content_bytes_max, lines, render
@@ -46,12 +47,13 @@ def examine(
 ) -> Content:
     """Look at one object of a claim."""
     layout = claim.layout
-    most = content_bytes_max(layout, count=item.count, line_bytes=item.line_bytes) + SLACK_BYTES
+    wanted_bytes = content_bytes_max(layout, count=item.count, line_bytes=item.line_bytes)
+    most = min(wanted_bytes, OBJECT_BYTES_MAX) + SLACK_BYTES
     try:
         inside = content(layout, body, bytes_max=most)
         texts = lines(layout, inside)
     except ObjectUnreadable as error:
-        return Content(_unreadable(layout, item, body), str(error))
+        return Content(_unreadable(layout, item, body, bytes_max=most), str(error))
     if hashlib.sha256(inside).hexdigest() == (item.content_sha256 or item.sha256):
         if body[:_GZIP_HEADER_BYTES] != _header(layout, body):
             return Content(Fault.CHANGED_BYTE, "in the gzip header")
@@ -80,16 +82,18 @@ def _header(layout: Layout, body: bytes) -> bytes:
     return render(layout, [b"{}"]).body[:_GZIP_HEADER_BYTES]
 
 
-def _unreadable(layout: Layout, item: DataObject, body: bytes) -> Fault:
-    """Cut off, if what is there is good as far as it goes; else changed."""
+def _unreadable(layout: Layout, item: DataObject, body: bytes, *, bytes_max: int) -> Fault:
+    """Cut off, if what is there is good as far as it goes; else changed, as what holds too much."""
     if layout.compression == "gzip":
         unpacker = zlib.decompressobj(wbits=_GZIP_WBITS)
         try:
-            unpacker.decompress(body, item.line_bytes + SLACK_BYTES)
+            inside = unpacker.decompress(body, bytes_max + 1)
         except zlib.error:
             return Fault.CHANGED_BYTE
-        return Fault.CHANGED_BYTE if unpacker.eof else Fault.CUT_OBJECT
-    return Fault.CUT_OBJECT if body.count(b"\n") <= item.count else Fault.CHANGED_BYTE
+        whole = unpacker.eof or len(inside) > bytes_max
+        return Fault.CHANGED_BYTE if whole else Fault.CUT_OBJECT
+    cut = len(body) <= bytes_max and body.count(b"\n") <= item.count
+    return Fault.CUT_OBJECT if cut else Fault.CHANGED_BYTE
 
 
 def _diagnosed(layout: Layout, item: DataObject, inside: bytes, texts: list[bytes], expelled: Expelled) -> Content:
