@@ -10,11 +10,12 @@ from typing import Any
 
 
 def save(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write them as JSON, and below `ran` the date (UTC), the Python and the number of cores."""
+    """Write them as JSON, and below `ran` the date (UTC), the Python and the number of cores; makes the folder."""
     ran = {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**figures, "ran": ran}, indent=2) + "\n", encoding="utf-8")

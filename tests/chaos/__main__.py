@@ -18,6 +18,7 @@ from chaos import scenarios
 from chaos.crew import Trouble
 from chaos.outcome import Outcome
 from chaos.plants import PLANTS
+from cutbank.errors import CutbankError
 from long_run_results import save
 
 SUMMARY = "Kills real processes at any moment, and compares what is left with an undisturbed run."
@@ -69,8 +70,8 @@ async def run(chosen: argparse.Namespace, folder: Path) -> Outcome:
             await scenarios.full_disk(
                 folder, outcome, records_per_second=chosen.rate, mount=not chosen.no_mount, tell=tell
             )
-    except* Trouble as troubles:
-        outcome.trouble = "\n".join(str(trouble) for trouble in leaves(troubles))
+    except* (Trouble, CutbankError) as troubles:
+        outcome.trouble = "\n".join(f"{type(trouble).__name__}: {trouble}" for trouble in leaves(troubles))
     outcome.seconds = time.monotonic() - began_s
     return outcome
 

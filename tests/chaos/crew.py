@@ -33,6 +33,9 @@ LOOK_S = 0.001
 POLL_S = 0.02
 """Between two looks at the log or the store, seconds."""
 
+FOLLOW_S = 0.25
+"""Between two looks at the rings of those that nobody waits for, seconds: a ring must not be written over unread."""
+
 LOG_TAIL_BYTES = 3000
 
 FIRST = {"producer": Step.PUBLISH, "scorer": Step.RECEIVE, "sink": Step.RECEIVE}
@@ -97,6 +100,19 @@ class Life:
                 raise Trouble(f"{self.name}: waited for {what}\n{self.last_words()}")
             await asyncio.sleep(POLL_S)
 
+    async def until_none(self, left: Callable[[], Awaitable[int]], *, what: str) -> None:
+        """Until nothing is left to do. Raises Trouble when this process has ended, or when there is no progress.
+
+        How much there is depends on how slow the machine was; so only a while without progress is too long.
+        """
+        least, deadline_s = await left(), time.monotonic() + WAIT_S_MAX
+        while least:
+            if self.over or time.monotonic() > deadline_s:
+                raise Trouble(f"{self.name}: waited for {what}, {least} left\n{self.last_words()}")
+            await asyncio.sleep(POLL_S)
+            if (now := await left()) < least:
+                least, deadline_s = now, time.monotonic() + WAIT_S_MAX
+
     async def until_live(self) -> None:
         """Until it is at work."""
         first = FIRST[self.role]
@@ -160,14 +176,25 @@ class Crew:
         self._lives: list[Life] = []
         self.posts: dict[str, Life] = {}
         """By role, the life that does its work now."""
+        self._following: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._following = asyncio.create_task(self._follow(), name="follow the rings")
         return self
 
     async def __aexit__(self, *failure: object) -> None:
+        if self._following is not None:
+            self._following.cancel()
         for life in self._lives:
             life.send(signal.SIGKILL)
         await asyncio.gather(*(life.process.wait() for life in self._lives))
+
+    async def _follow(self) -> None:
+        """Look at every ring, again and again: a life that nobody waits for writes on, and is counted in the end."""
+        while True:
+            for life in self._lives:
+                life.flight.follow()
+            await asyncio.sleep(FOLLOW_S)
 
     async def start(self, role: str, *, flush_on_stop: bool = False) -> Life:
         """A new process of this role; it takes the post."""

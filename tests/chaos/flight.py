@@ -221,6 +221,8 @@ class Flight:
         """By partition, where its next receive begins."""
         self.counts: Counter[tuple[str, Kind]] = Counter()
         """How often a step was begun, done, failed."""
+        self.errors: Counter[tuple[str, str]] = Counter()
+        """How often a step has failed with an error of that name."""
 
     def close(self) -> None:
         """Forget the events; the counts stay."""
@@ -233,11 +235,13 @@ class Flight:
         return self._next - 1
 
     def follow(self) -> list[Event]:
-        """What is new; taken into `events`, `open`, `reading` and `counts`."""
-        new = list(self._new())
+        """What is new; taken into `events`, `open`, `reading`, `counts` and `errors`. Nothing once it is closed."""
+        new = [] if self._ring.closed else list(self._new())
         for event in new:
             self.events.append(event)
             self.counts[event.step, event.kind] += 1
+            if event.kind is Kind.FAILED:
+                self.errors[event.step, event.note] += 1
             if event.kind is Kind.BEGUN:
                 self.open[event.call] = event
             elif event.kind in (Kind.DONE, Kind.FAILED):

@@ -53,9 +53,10 @@ async def _freeze_and_wake(crew: Crew, role: str, step: Step, zombies: Zombies) 
     heir = await crew.start(role)
     # Two partitions, two members: each has one, and each works on it.
     await heir.until_live()
+    # Before the zombie is stopped: on a slow machine the heir may take over while we still look at the zombie.
+    mark = heir.flight.last
     hit = await stop_before(crew, zombie, step, zombies)
     partition = partition_of(hit.subject)
-    mark = heir.flight.last
     last = Step.COMMIT if role == "sink" else Step.PUBLISH_AND_COMMIT
     stream = crew.world.spec.source if role == "scorer" else crew.world.spec.destination
     await heir.until(

@@ -20,8 +20,8 @@ from chaos.crew import Crew, Life
 from chaos.flight import Action, Aim, Kind, Step, When
 from chaos.freezes import Zombies, stop_before
 
-DISK_MIB = 48
-"""Of each small file system: enough for the run, quickly filled."""
+DISK_MIB = 128
+"""Of each small file system: several minutes of load, so that it is full when we say so, on a slow machine too."""
 
 FAILURES_MIN = 3
 """So many refused writes of each service show that it holds and tries again."""
@@ -33,6 +33,8 @@ SINK_LAG_MIN, SCORER_LAG_MIN = 400, 3000
 """Records that sink and scorer are held back by before the log's disk is filled: several stretches, several batches."""
 
 _LEASE_WRITES = (Step.PUBLISH_AND_COMMIT, Step.COMMIT, Step.FENCE)
+_NO_ROOM = ("StoreUnavailable", "StreamUnavailable", "OutcomeUnknown")
+"""Errors that a write without room ends with; a zombie's refusal or a cancelled call is none."""
 _SLACK_BYTES = 4096
 
 TMPFS = "a full tmpfs"
@@ -82,8 +84,8 @@ async def _fill_objects(crew: Crew, fullness: Fullness) -> None:
         await _written(scorer, (Step.PUBLISH_AND_COMMIT,))
     await _written(sink, (Step.OBJECT,))
     await _written(scorer, (Step.SNAPSHOT,))
-    fullness.refused["objects: sink"] = _count(sink, (Step.CLAIM, Step.OBJECT), Kind.FAILED)
-    fullness.refused["snapshots: scorer"] = _count(scorer, (Step.SNAPSHOT,), Kind.FAILED)
+    fullness.refused["objects: sink"] = _without_room(sink, (Step.CLAIM, Step.OBJECT))
+    fullness.refused["snapshots: scorer"] = _without_room(scorer, (Step.SNAPSHOT,))
 
 
 async def _fill_log(crew: Crew, fullness: Fullness) -> None:
@@ -100,14 +102,14 @@ async def _fill_log(crew: Crew, fullness: Fullness) -> None:
     async with _full(crew, world.log_folder, Step.LOG, tuple(writes), fullness):
         # The log goes on inside the space that its files have. The producer uses that up first.
         await _refused(producer, writes[producer])
-        before = {life: _count(life, writes[life], Kind.FAILED) for life in (scorer, sink)}
+        before = {life: _without_room(life, writes[life]) for life in (scorer, sink)}
         for life in before:
             life.send(signal.SIGCONT)
         for life, count in before.items():
             await _refused(life, writes[life], before=count)
     for life, steps in writes.items():
         await _written(life, steps)
-        fullness.refused[f"log: {life.role}"] = _count(life, steps, Kind.FAILED)
+        fullness.refused[f"log: {life.role}"] = _without_room(life, steps)
 
 
 async def _lags(lag: Awaitable[int], least: int) -> bool:
@@ -116,21 +118,25 @@ async def _lags(lag: Awaitable[int], least: int) -> bool:
 
 async def _refused(life: Life, steps: tuple[Step, ...], *, before: int | None = None) -> None:
     """A few of these writes have failed from now on, or since there were `before`."""
-    before = _count(life, steps, Kind.FAILED) if before is None else before
+    before = _without_room(life, steps) if before is None else before
     await life.until(
-        lambda: _count(life, steps, Kind.FAILED) >= before + FAILURES_MIN,
+        lambda: _without_room(life, steps) >= before + FAILURES_MIN,
         what=f"{FAILURES_MIN} refused writes ({', '.join(steps)}) while the disk is full",
     )
 
 
 async def _written(life: Life, steps: tuple[Step, ...]) -> None:
     """One of these writes has been done from now on."""
-    before = _count(life, steps, Kind.DONE)
-    await life.until(lambda: _count(life, steps, Kind.DONE) > before, what=f"a write that is done ({', '.join(steps)})")
+    before = _done(life, steps)
+    await life.until(lambda: _done(life, steps) > before, what=f"a write that is done ({', '.join(steps)})")
 
 
-def _count(life: Life, steps: tuple[Step, ...], kind: Kind) -> int:
-    return sum(life.flight.counts[step, kind] for step in steps)
+def _done(life: Life, steps: tuple[Step, ...]) -> int:
+    return sum(life.flight.counts[step, Kind.DONE] for step in steps)
+
+
+def _without_room(life: Life, steps: tuple[Step, ...]) -> int:
+    return sum(life.flight.errors[step, error] for step in steps for error in _NO_ROOM)
 
 
 @asynccontextmanager

@@ -90,6 +90,7 @@ async def test_the_ring_tells_begin_and_end_of_each_call(ring: Path) -> None:
         Event(4, 2, Kind.FAILED, "create object", "2026/x.json", "AlreadyExists"),
     ]
     assert not flight.open
+    assert flight.errors == {("create object", "AlreadyExists"): 1}
     assert flight.reading == {"trades/0": 8}
     assert flight.since(2) == list(flight.events)[2:]
 

@@ -35,7 +35,7 @@ NEWEST_SHARE = 0.6
 
 
 async def befall(world: "World", event: Event) -> None:
-    """Do it. Events that last go on beside the plan's course."""
+    """Do it, and count it where it is done. Events that last go on beside the plan's course."""
     slot = next(slot for slot in world.slots(event.role) if slot.name == f"{event.role}-{event.slot}")
     match event.kind:
         case "kill at call" | "freeze at call":
@@ -52,8 +52,10 @@ async def befall(world: "World", event: Event) -> None:
             await _positions(world, event)
         case "wall clock":
             world.clock.jump_wall(event.wall_ms)
+            world.befell(event.kind)
         case "retention":
             _retention(world)
+            world.befell(event.kind)
         case _:
             _spoil_snapshot(world, event)
 
@@ -64,15 +66,14 @@ async def _in_the_middle(world: "World", slot: Slot, event: Event) -> None:
     stream = SPEC.destination if event.role == "sink" else SPEC.source
     await world.busy(stream, within_s=BUSY_S_MAX)
     await world.clock.sleep(rng.uniform(0.0, BUSY_S))
-    if event.kind == "freeze":
-        slot.freeze(event.seconds)
-    else:
-        slot.end(kill=event.kind == "kill")
+    if slot.freeze(event.seconds) if event.kind == "freeze" else slot.end(kill=event.kind == "kill"):
+        world.befell(event.kind)
 
 
 async def _storm(world: "World", event: Event) -> None:
     """Processes come and go."""
     rng = world.plan.rng(f"storm at {event.at_s}")
+    world.befell(event.kind)
     for _ in range(event.number):
         slot = world.open(event.role)
         await world.clock.sleep(rng.uniform(0.3, 2.0) * event.seconds / event.number)
@@ -81,6 +82,7 @@ async def _storm(world: "World", event: Event) -> None:
 
 
 async def _weather(world: "World", event: Event) -> None:
+    world.befell(event.kind)
     if event.kind == "outage":
         world.weather.out(event.call)
     else:
@@ -97,10 +99,14 @@ async def _positions(world: "World", event: Event) -> None:
     if not event.live:
         await world.take_away(slots, kill=event.after)
     group, stream = (SCORER_GROUP, SPEC.source) if event.role == "scorer" else (SINK_GROUP, SPEC.destination)
+    moved = False
     for partition in [partition for partition in world.last if partition.stream == stream]:
         before = world.log.committed(group, partition)
         if before is None:
             continue  # Nobody has begun: there is nothing to lose.
+        if not moved:
+            world.befell(event.kind)
+        moved = True
         position = {"lost": None, "earlier": Position(rng.randint(0, before)), "zero": Position(0)}[event.call]
         world.log.set_committed(group, partition, position)
         world.history.say("world", f"{group}, {partition}: committed {before} is now {position}")
@@ -133,6 +139,7 @@ def _spoil_snapshot(world: "World", event: Event) -> None:
     else:
         world.state.overwrite(key, body[:at] + bytes([body[at] ^ 1 << rng.randrange(8)]) + body[at + 1 :])
     world.history.say("world", f"{key} {event.call}")
+    world.befell(event.kind)
     if not event.live:
         for slot in world.slots("scorer"):
             slot.end(kill=True)

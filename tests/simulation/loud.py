@@ -10,23 +10,23 @@ from cutbank.pipeline.sinking.claims import ChainId
 from cutbank.records import Partition
 from cutbank.transports.base import StreamConfig
 from simulation.outcome import Violation
-from simulation.plan import DEAL_S, Role
+from simulation.plan import DEAL_S, EXPIRED, MADE_AGAIN, Role
 from simulation.services import SCORER_GROUP, SINK_GROUP, SPEC
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-MADE_AGAIN = frozenset({"another_stream"})
-EXPIRED = frozenset({"position_lost", "state_lost", "objects_lost"})
-"""Reasons that a partition may stop for."""
+ONE_PARTITION_SHARE = 0.5
+"""How often the records of one partition alone pass retention."""
 
 
-async def stop_loudly(world: "World") -> None:
-    """Let it happen, and check who stops. Raises Violation."""
+async def stop_loudly(world: "World") -> frozenset[Partition]:
+    """Let it happen, and check who stops. Returns the partitions that need not go on. Raises Violation."""
     of, what = world.plan.kind.split("_")
     stream, role = (SPEC.source, "scorer") if of == "source" else (SPEC.destination, "sink")
     happen, reasons = (_make_again, MADE_AGAIN) if what == "remade" else (_expire, EXPIRED)
-    concerned = set(map(str, await happen(world, stream, "scorer" if role == "scorer" else "sink")))
+    partitions = await happen(world, stream, "scorer" if role == "scorer" else "sink")
+    concerned = set(map(str, partitions))
     await world.sleep(2 * DEAL_S)
     stopped = {alarm["partition"]: alarm["reason"] for _, alarm in world.history.alarms if "reason" in alarm}
     for partition, reason in stopped.items():
@@ -35,6 +35,9 @@ async def stop_loudly(world: "World") -> None:
             raise Violation("a loud stop without a reason", f"{partition}: {reason}")
     if silent := sorted(concerned - set(stopped)):
         raise Violation("no loud stop", f"of {', '.join(silent)} after {world.plan.kind}")
+    if what == "remade":
+        return frozenset(partition for partition in world.last if partition.stream == stream)
+    return frozenset(partitions)
 
 
 async def _make_again(world: "World", stream: str, role: Role) -> list[Partition]:
@@ -57,9 +60,13 @@ async def _make_again(world: "World", stream: str, role: Role) -> list[Partition
 
 
 async def _expire(world: "World", stream: str, role: Role) -> list[Partition]:
-    """Let records that nobody has read pass retention. Returns the partitions that have lost some."""
+    """Let records that nobody has read pass retention: all partitions', or one's, and then the others have to go on.
+
+    Returns the partitions that have lost some.
+    """
     slots, group = world.slots(role), SCORER_GROUP if role == "scorer" else SINK_GROUP
-    await world.take_away(slots, kill=world.plan.rng("expire").random() < 0.5)
+    rng = world.plan.rng("expire")
+    await world.take_away(slots, kill=rng.random() < 0.5)
     await world.sleep(DEAL_S)
     unread = [
         partition
@@ -68,8 +75,12 @@ async def _expire(world: "World", stream: str, role: Role) -> list[Partition]:
         and _begun(world, partition)
         and last >= (world.log.committed(group, partition) or 0)
     ]
+    alone: str | None = None
+    if unread and rng.random() < ONE_PARTITION_SHARE:
+        unread = [rng.choice(unread)]
+        alone = unread[0].id
     world.history.say("world", f"{stream} is past retention; unread in {', '.join(map(str, unread)) or 'none'}")
-    world.log.expire(stream)
+    world.log.expire(stream, partition_id=alone)
     for slot in slots:
         slot.held.set()
     return unread

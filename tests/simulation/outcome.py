@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from simulation.history import History
+from simulation.plan import EXPIRED, MADE_AGAIN
 from simulation.watch import KILL_POINTS
 
 
@@ -50,6 +51,9 @@ class Outcome:
     published_again: int = 0
     """Lines published more than once where that is allowed: the sinks have dropped them."""
     events: Counter[str] = field(default_factory=Counter)
+    """What has really befallen the world; a planned event may find nobody, or a call that never comes."""
+    struck: Counter[str] = field(default_factory=Counter)
+    """Of those, what happened at a call: kind and call."""
     stops: Counter[str] = field(default_factory=Counter)
     """Loud stops, where they had to be, by role and reason."""
     kills: Counter[str] = field(default_factory=Counter)
@@ -82,6 +86,7 @@ class Total:
     different: int = 0
     published_again: int = 0
     events: Counter[str] = field(default_factory=Counter)
+    struck: Counter[str] = field(default_factory=Counter)
     stops: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
     kill_points: Counter[str] = field(default_factory=Counter)
@@ -99,7 +104,7 @@ class Total:
             "different", "published_again",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(outcome, name))
-        for name in ("events", "stops", "kills", "kill_points", "layouts", "counters"):
+        for name in ("events", "struck", "stops", "kills", "kill_points", "layouts", "counters"):
             getattr(self, name).update(getattr(outcome, name))
 
     @property
@@ -111,6 +116,9 @@ class Total:
         """For a file, and for `merge`."""
         values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         values["counters"] = {name: self.counters[name] for name in _COUNTED}
+        reasons = sorted(MADE_AGAIN | EXPIRED)
+        stops = [f"{role} {reason}" for role in ("scorer", "sink") for reason in reasons]
+        values["stops"] = {stop: self.stops[stop] for stop in stops}
         values["kill_points"] = {point: self.kill_points[point] for point in KILL_POINTS}
         return {
             name: dict(sorted(value.items())) if isinstance(value, Mapping) else value for name, value in values.items()
@@ -126,7 +134,9 @@ class Total:
 
     def __str__(self) -> str:
         def listed(counts: Mapping[str, int]) -> str:
-            return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+            return ", ".join(
+                f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1]) if count
+            )
 
         counters = self.counters
         lines = (

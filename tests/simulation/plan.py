@@ -17,6 +17,10 @@ CI_SEEDS = 240
 """How many seeds, from 0, run with the tests: enough to catch each planted bug."""
 
 SPECIAL: tuple[Kind, ...] = ("source_remade", "destination_remade", "source_expired", "destination_expired")
+MADE_AGAIN = frozenset({"another_stream"})
+EXPIRED = frozenset({"position_lost", "state_lost", "objects_lost"})
+"""Reasons that a partition may stop for in special worlds."""
+
 SPECIAL_EVERY = 12
 """One seed in so many is special; the kinds take turns."""
 

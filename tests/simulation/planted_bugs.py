@@ -9,13 +9,15 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
-from cutbank.errors import AlreadyExists, Fenced
+from cutbank.errors import AlreadyExists, Fenced, PartitionStopped
+from cutbank.pipeline.partitions import PartitionRunner, _Held
 from cutbank.pipeline.scoring.assignment import Assignment
 from cutbank.pipeline.scoring.model import PartitionModel
 from cutbank.pipeline.scoring.state import Inventory
 from cutbank.pipeline.scoring.worker import _Step
+from cutbank.pipeline.sinking import stretch
 from cutbank.pipeline.sinking.chain import Chain
-from cutbank.pipeline.sinking.claims import Claim, encode
+from cutbank.pipeline.sinking.claims import MINUTE_MS, Claim, encode
 from cutbank.pipeline.sinking.resume import Resumption
 from cutbank.pipeline.sinking.stretch import Marks
 from cutbank.pipeline.sinking.worker import _Worker
@@ -153,6 +155,44 @@ def clamp_not_kept() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def minute_rounded() -> Iterator[None]:
+    """An arrival's minute is the nearest one, not the one that it is in."""
+    half_ms = MINUTE_MS // 2
+    with patch.object(stretch, "minute_of", lambda arrival_ms: (arrival_ms + half_ms) // MINUTE_MS * MINUTE_MS):
+        yield
+
+
+@contextmanager
+def order_forgotten() -> Iterator[None]:
+    """An object's lines stay in the order of their positions."""
+    with patch.object(stretch, "order", lambda seconds, _scores: list(range(len(seconds)))):
+        yield
+
+
+@contextmanager
+def stop_holds_up_others() -> Iterator[None]:
+    """Where one partition's records are lost, its process does nothing for its others either, and does not say so."""
+    work, park = PartitionRunner._work_until_done, PartitionRunner._park
+
+    async def planted_work(self: PartitionRunner, held: _Held) -> None:
+        if getattr(self, "planted", False):
+            await held.stop.wait()
+        else:
+            await work(self, held)
+
+    async def planted_park(self: PartitionRunner, held: _Held, error: PartitionStopped) -> None:
+        if error.reason == "position_lost":
+            self.planted = True  # type: ignore[attr-defined]
+            for other in self._held.values():
+                if other is not held and other.task is not None:
+                    other.task.cancel()
+        await park(self, held, error)
+
+    with patch.multiple(PartitionRunner, _work_until_done=planted_work, _park=planted_park):
+        yield
+
+
 BUGS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
     "commit before put": commit_before_put,
     "snapshot without its position": snapshot_without_position,
@@ -162,5 +202,8 @@ BUGS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
     "claim not adopted": claim_not_adopted,
     "unknown outcome taken for failed": unknown_taken_for_failed,
     "clamp not kept": clamp_not_kept,
+    "minute rounded": minute_rounded,
+    "order forgotten": order_forgotten,
+    "a stop holds up others": stop_holds_up_others,
 }
 """All of them, by name."""

@@ -146,6 +146,10 @@ class Stage:
     """Kills by where they fell."""
     kills: Counter[str] = field(default_factory=Counter)
     """Kills by role."""
+    befell: Counter[str] = field(default_factory=Counter)
+    """What has really happened, by the kind of event: an event may find nobody, or a call that never comes."""
+    struck: Counter[str] = field(default_factory=Counter)
+    """What has happened at a call: kind and call."""
     missing_streams_allowed: bool = False
     """Whether a process may end because a stream was deleted."""
     watches: list[Watch] = field(default_factory=list)
@@ -180,26 +184,27 @@ class Slot:
         self.done = False
         """Whether its work is over for good."""
 
-    def die(self) -> None:
-        """Kill it, now."""
+    def die(self) -> bool:
+        """Kill it, now; whether there was anybody."""
         if self._process is None or self._watch is None or not self._process.alive:
-            return
+            return False
         points = self._watch.kill_points()
         self._stage.kill_points.update(points)
         self._stage.kills[self.role] += 1
         where = f" {', '.join(points)}" if points else ""
         self._stage.history.say(self._process.name, f"dies{where}")
         self._process.kill()
+        return True
 
     def put_down(self) -> None:
         """Kill it without a word: the world is over."""
         if self._process is not None:
             self._process.kill()
 
-    def freeze(self, seconds: float) -> None:
-        """Let it stand still for so long."""
+    def freeze(self, seconds: float) -> bool:
+        """Let it stand still for so long; whether there was anybody to."""
         if self._process is None or self._process.frozen or not self._process.alive:
-            return
+            return False
         process = self._process
         self._stage.history.say(process.name, f"stands still for {seconds:.1f} s")
         process.freeze()
@@ -211,6 +216,11 @@ class Slot:
 
         # The process's own task where one of its calls is why it stands still: then it dies with the process.
         self._thaw = asyncio.create_task(thaw(), name=f"thaw {process.name}")
+        return True
+
+    def _struck(self, kind: str, call: str) -> None:
+        self._stage.befell[kind] += 1
+        self._stage.struck[f"{kind}: {call}"] += 1
 
     def resume(self) -> None:
         """Let it go on, if it stands still."""
@@ -222,18 +232,17 @@ class Slot:
             self._stage.history.say(process.name, "goes on")
             process.resume()
 
-    def stop(self) -> None:
-        """Ask it to end gracefully."""
-        if self._process is not None:
-            self._stage.history.say(self._process.name, "is asked to stop")
-            self._stop.set()
+    def stop(self) -> bool:
+        """Ask it to end gracefully; whether there was anybody."""
+        if self._process is None:
+            return False
+        self._stage.history.say(self._process.name, "is asked to stop")
+        self._stop.set()
+        return True
 
-    def end(self, *, kill: bool) -> None:
-        """Kill it, or ask it to end."""
-        if kill:
-            self.die()
-        else:
-            self.stop()
+    def end(self, *, kill: bool) -> bool:
+        """Kill it, or ask it to end; whether there was anybody."""
+        return self.die() if kill else self.stop()
 
     async def gone(self, *, within_s: float) -> bool:
         """Wait until no process is here, at most so long; whether that is so."""
@@ -272,6 +281,7 @@ class Slot:
             stage.history,
             kill=self.die,
             freeze=self.freeze,
+            struck=self._struck,
             gate=process.gate,
             clock=stage.clock,
             traps=self.traps,

@@ -9,7 +9,7 @@ Positions are compared, never counted. Event-loop only.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -17,13 +17,16 @@ import orjson
 
 from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
 from cutbank.pipeline.scoring.snapshots import Birth, Run
-from cutbank.pipeline.sinking.claims import Claim, DataObject, Layout, decode, link_from_key
+from cutbank.pipeline.sinking.claims import MINUTE_MS, Claim, DataObject, Layout, decode, link_from_key
 from cutbank.pipeline.sinking.rendering import content, is_content_of, render
 from cutbank.pipeline.sinking.rendering import lines as lines_of
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Batch, Partition, Position
 from simulation.history import History
 from simulation.outcome import Outcome, Violation
+
+SECOND_CHARACTERS = len("2026-11-22T23:00:00")
+"""Of a ROWTIME: what says its second."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,8 @@ class _Sunk:
 
     held: list[tuple[Position, bytes]] = field(default_factory=list)
     passed: int = 0
+    minute_ms: int = 0
+    """The latest arrival minute of what it holds: a broker whose clock went back opens no minute again."""
 
 
 class Referee:
@@ -71,7 +76,9 @@ class Referee:
         self.claims = self.objects = self.repeated = self.different = 0
         self.layouts: Counter[str] = Counter()
         """Objects by how they were laid out."""
-        self._claimed: dict[str, tuple[Layout, DataObject]] = {}
+        self._claimed: dict[str, tuple[Claim, DataObject]] = {}
+        self._arrived: dict[bytes, tuple[int, Position]] = {}
+        """By anomaly: the minute that it belongs to, and its position, both as it was first published."""
         self._by_source: dict[bytes, bytes] = {}
         """Anomalies by their SOURCE, as JSON."""
         self.violations: list[Violation] = []
@@ -138,6 +145,10 @@ class Referee:
         if stream == self._spec.destination:
             sunk = self._sunk.setdefault(batch.partition, _Sunk())
             sunk.held.extend(zip(batch.positions, batch.values, strict=True))
+            for position, value, arrival_ms in zip(batch.positions, batch.values, batch.arrivals_ms, strict=True):
+                if value not in self._arrived:  # A repeat is dropped, and opens no minute.
+                    sunk.minute_ms = max(sunk.minute_ms, arrival_ms // MINUTE_MS * MINUTE_MS)
+                    self._arrived[value] = sunk.minute_ms, position
 
     def store_took(self, key: str, body: bytes) -> None:
         """A claim or an object is durable."""
@@ -146,19 +157,36 @@ class Referee:
             if link.kind == "claim":
                 self.claims += 1
                 claim = decode(body, Claim, key=key)
-                self._claimed.update((item.key, (claim.layout, item)) for item in claim.objects)
+                self._claimed.update((item.key, (claim, item)) for item in claim.objects)
             return
         if key not in self._claimed:
             self.violated("object without a claim", key)
             return
-        layout, item = self._claimed[key]
+        claim, item = self._claimed[key]
+        layout = claim.layout
         lines = lines_of(layout, content(layout, body))
         self.objects += 1
         self.layouts[layout_name(layout)] += 1
         if len(lines) != item.count or not is_content_of(layout, item, body):
             self.violated("an object is not its claim's", f"{key}: {len(lines)} lines, {item.count} are claimed")
+        known = [self._as_published(layout, line) for line in lines]
+        for line in known:
+            self._line_put(key, line)
+        self._check_places(claim, key, known)
+
+    def _check_places(self, claim: Claim, key: str, lines: Sequence[bytes]) -> None:
+        """Whether an object's lines belong to its claim's minute, and stand in order."""
+        ranks = []
         for line in lines:
-            self._line_put(key, self._as_published(layout, line))
+            if line not in self._arrived:
+                continue  # Nobody published it: that has been said.
+            minute_ms, position = self._arrived[line]
+            if minute_ms != claim.minute_ms:
+                self.violated("wrong minute", f"{key} is of {claim.minute_ms}, not of {minute_ms}: {_text(line)}")
+            fields = orjson.loads(line)
+            ranks.append((fields["ROWTIME"][:SECOND_CHARACTERS], -fields["ANOMALY_SCORE"], position))
+        if ranks != sorted(ranks):
+            self.violated("wrong order", f"the {len(lines)} lines of {key}")
 
     def _as_published(self, layout: Layout, line: bytes) -> bytes:
         """The line that a row of CSV was made of, where that is known; lines of NDJSON are those."""

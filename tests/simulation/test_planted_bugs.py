@@ -18,6 +18,9 @@ CAUGHT_BY = {
     "claim not adopted": {"object without a claim", "a loud stop without a reason", "twice"},
     "unknown outcome taken for failed": {"published twice"},
     "clamp not kept": {"another line than the oracle's"},
+    "minute rounded": {"wrong minute"},
+    "order forgotten": {"wrong order"},
+    "a stop holds up others": {"lag", "no loud stop"},
 }
 """The checks that may catch each of them: any other one would mean that the bug is not the one that was planted."""
 

@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simulation.__main__ import main
 from simulation.outcome import Outcome, Total, Violation
-from simulation.plan import CI_SEEDS, EVENTS, SPECIAL, SPECIAL_EVERY, plan_for
+from simulation.plan import CI_SEEDS, EVENTS, SPECIAL, SPECIAL_EVERY, Event, plan_for
 from simulation.planted_bugs import BUGS
 from simulation.seeds import run_seed, run_seeds
 from simulation.services import LAYOUTS
@@ -24,6 +25,13 @@ from simulation.world import play
 CHUNKS = 4
 CHUNK_SEEDS = CI_SEEDS // CHUNKS
 TESTS = Path(__file__).parent.parent
+NAMED_CALLS = (
+    "publish", "publish_and_commit", "between publish and commit", "commit", "create claim", "create object",
+    "create snapshot",
+)  # fmt: skip
+"""Every chunk kills at each of these, before or after its effect."""
+ZOMBIE_CALLS = ("publish_and_commit", "commit", "create claim", "create object")
+"""Every chunk makes zombies at these."""
 
 
 @pytest.mark.slow
@@ -37,6 +45,9 @@ def test_every_promise_holds_in_every_world(chunk: int, record_property: Callabl
     record_property("simulation figures", total.as_json())
     assert not total.points_missed, "a point that was never hit is not tested"
     assert set(total.events) == set(EVENTS), "everything befell them"
+    assert set(total.struck) >= {f"kill at call: {call}" for call in NAMED_CALLS}
+    assert set(total.struck) >= {f"freeze at call: {call}" for call in ZOMBIE_CALLS}
+    assert "kill, call arrives late: create claim" in total.struck
     assert len(total.layouts) == len(LAYOUTS)
     assert {kind for kind in SPECIAL if total.kinds[kind]} == set(SPECIAL)
     assert {stop.split()[0] for stop in total.stops} == {"scorer", "sink"}, "special worlds stopped, loudly"
@@ -79,6 +90,18 @@ def test_a_failing_seed_says_what_failed_how_to_run_it_again_and_what_happened()
     assert len(text.splitlines()) < 150, "of a bounded length"
 
 
+def test_what_befell_a_world_is_counted_where_it_happened_not_where_it_was_planned() -> None:
+    never = Event(at_s=1.0, kind="kill at call", role="producer", call="ensure", number=1000)
+    late = Event(at_s=5.0, kind="kill, call arrives late", role="sink", call="create claim", seconds=3.0)
+    nobody = Event(at_s=2.0, kind="kill", role="producer")
+    dies = Event(at_s=2.0, kind="kill at call", role="producer", call="publish")
+    plan = replace(plan_for(4), events=(never, dies, nobody, late), drizzle=0.0, sinks=1)
+    outcome = play(plan)
+    assert outcome.violation is None
+    assert outcome.struck == {"kill at call: publish": 1, "kill, call arrives late: create claim": 1}
+    assert outcome.events["kill at call"] == outcome.events["kill, call arrives late"] == 1
+
+
 def test_the_command_shows_one_seed_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["simulation", "--seed", "3"])
     assert main() == 0
@@ -90,7 +113,7 @@ def test_the_command_shows_one_seed_whole(monkeypatch: pytest.MonkeyPatch, capsy
 def test_the_command_fails_when_a_point_was_never_hit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    result = tmp_path / "simulation.json"
+    result = tmp_path / "made" / "simulation.json"
     seed = next(seed for seed in range(100) if len(run_seed(seed).kill_points) < len(KILL_POINTS))
     argv = ["simulation", "--first", str(seed), "--seeds", "1", "--jobs", "1", "--result", str(result)]
     monkeypatch.setattr(sys, "argv", argv)

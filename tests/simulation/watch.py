@@ -84,10 +84,12 @@ class Watch:
 
     who: str
     history: History
-    kill: Callable[[], None]
+    kill: Callable[[], object]
     """Ends the process at once: from then on no call of it does anything."""
-    freeze: Callable[[float], None]
+    freeze: Callable[[float], object]
     """Stops the process for so many seconds."""
+    struck: Callable[[str, str], None]
+    """Told what has befallen the process at a call: the event's kind, the call."""
     gate: Callable[[], Awaitable[None]]
     """Returns when the process may run."""
     clock: Clock
@@ -105,13 +107,13 @@ class Watch:
     """Partitions of whose last claim all objects are there, and whose commit isn't done."""
 
     def kill_points(self) -> Counter[str]:
-        """Where this process stands: what a kill now falls between."""
+        """Where this process stands: what a kill now falls between, each once, whatever the number of partitions."""
         return +Counter(
             {
                 PUBLISH_COMMIT: self._published,
-                CLAIM_OBJECT: sum(map(bool, self._unfinished.values())),
-                OBJECT_COMMIT: len(self._uncommitted),
-                SNAPSHOT: self._snapshots,
+                CLAIM_OBJECT: bool(self._unfinished),
+                OBJECT_COMMIT: bool(self._uncommitted),
+                SNAPSHOT: bool(self._snapshots),
             }
         )
 
@@ -134,8 +136,10 @@ class Watch:
                 # Killed in the middle, it stays counted: what was published stands, the position doesn't.
                 self._published = 0
         result = await do()
-        if call.name == "commit":
+        if call.name in {"commit", "release"}:
             self._uncommitted.discard(call.subject)
+        if call.name == "release":
+            self._unfinished.pop(call.subject, None)  # It is somebody else's to finish.
         return result
 
     def log_took(self) -> None:
@@ -168,7 +172,7 @@ class Watch:
         try:
             if (trap := self._sprung(name, after=False)) is not None:
                 if trap.late_s:
-                    self._post(call, do, trap.late_s)
+                    self._post(name, call, do, trap.late_s)
                 raise Crashed(f"{self.who} killed")
             await self.gate()
             result = await do()
@@ -185,12 +189,13 @@ class Watch:
             if outcome or changes:
                 self.history.say(self.who, f"{name} {call.subject} {outcome}".rstrip(), weight=int(changes))
 
-    def _post(self, call: Call, do: Callable[[], Awaitable[T]], late_s: float) -> None:
+    def _post(self, name: str, call: Call, do: Callable[[], Awaitable[T]], late_s: float) -> None:
         """What was on its way when its process died arrives."""
 
         async def arrive() -> None:
             await self.clock.sleep(late_s)
             self.history.say(self.who, f"{call}: arrives, {late_s:.1f} s after its process died")
+            self.struck("kill, call arrives late", name)
             with suppress(CutbankError, Crashed):
                 await do()
 
@@ -209,8 +214,11 @@ class Watch:
                 when = "" if after is None else "after " if after else "before "
                 self.history.say(self.who, f"{'frozen' if trap.freeze_s else 'killed'} {when}{name}")
                 if trap.freeze_s:
+                    self.struck("freeze at call", name)
                     self.freeze(trap.freeze_s)
                     return None
+                if not trap.late_s:
+                    self.struck("kill at call", name)
                 self.kill()
                 return trap
         return None

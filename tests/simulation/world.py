@@ -7,7 +7,7 @@ is a pure function of its plan; `play` runs it in one go, without real time. Wha
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from typing import Any
 
 from cutbank.records import Batch, Partition, Position
@@ -123,7 +123,6 @@ class World:
             for event in plan.events:
                 await self.sleep_until(self.began_s + event.at_s)
                 self.history.say("world", str(event))
-                self.outcome.events[event.kind] += 1
                 await befall(self, event)
             if plan.kind == "ordinary":
                 await self._end_well()
@@ -234,6 +233,10 @@ class World:
             slot.traps.clear()
             slot.resume()
 
+    def befell(self, kind: str) -> None:
+        """An event has done what it was to do."""
+        self._stage.befell[kind] += 1
+
     def streams_go(self) -> None:
         """From now on a process may end because a stream was deleted."""
         self._stage.missing_streams_allowed = True
@@ -283,11 +286,7 @@ class World:
         """Nothing lost, nothing twice, nothing different, and no lag."""
         await self.sleep_until(self.began_s + self.plan.produce_s)
         self.heal()
-        until_s = self.clock.monotonic_s() + CATCH_UP_S_MAX
-        while (lag := self._lag()) is not None:
-            if self.clock.monotonic_s() >= until_s:
-                raise Violation("lag", f"{lag}, {CATCH_UP_S_MAX} s after the world healed")
-            await self.sleep(1.0)
+        await self._caught_up(lambda: self._lag() or self._not_durable())
         await self.stop_all()
         check_lines(self.referee, await self._wanted(), self.outcome)
         await check_chains(self.store, whole=True)
@@ -297,7 +296,8 @@ class World:
         await self.sleep_until(self.began_s + self.plan.produce_s - 2 * DEAL_S)
         self.heal()
         await self.sleep(DEAL_S / 2)
-        await stop_loudly(self)
+        stopped = await stop_loudly(self)
+        await self._caught_up(lambda: self._lag(without=stopped))
         await self.stop_all()
         await check_chains(self.store, whole=False)
 
@@ -307,17 +307,27 @@ class World:
             return {stream: Counter(self.referee.expected(stream)) for stream in (SPEC.destination, SPEC.errors)}
         return await oracle_lines(self.operator, self.state, self.plan)
 
-    def _lag(self) -> str | None:
-        """What lags; None: nothing."""
+    async def _caught_up(self, lag: Callable[[], str | None]) -> None:
+        until_s = self.clock.monotonic_s() + CATCH_UP_S_MAX
+        while (what := lag()) is not None:
+            if self.clock.monotonic_s() >= until_s:
+                raise Violation("lag", f"{what}, {CATCH_UP_S_MAX} s after the world healed")
+            await self.sleep(1.0)
+
+    def _lag(self, *, without: Container[Partition] = ()) -> str | None:
+        """What lags, `without` these partitions; None: nothing."""
         if not all(slot.done for slot in self.slots("producer")):
             return "the producer has not ended"
         for partition, last in self.last.items():
             group = {SPEC.source: SCORER_GROUP, SPEC.destination: SINK_GROUP}.get(partition.stream)
-            if group is None:
+            if group is None or partition in without:
                 continue
             committed = self.log.committed(group, partition)
             if committed is None or committed <= last:
                 return f"{group} has committed {committed} of {partition}, whose last record is at {last}"
+        return None
+
+    def _not_durable(self) -> str | None:
         return None if self.referee.everything_durable() else "not every anomaly is in an object"
 
     async def _put_down(self) -> None:
@@ -336,5 +346,6 @@ class World:
         outcome.simulated_s = self.clock.monotonic_s() - self.began_s
         outcome.digest = self.history.digest()
         outcome.kill_points, outcome.kills = stage.kill_points, stage.kills
+        outcome.events, outcome.struck = stage.befell, stage.struck
         outcome.counters = Counter(stage.figures.counters)
         self.referee.sum_up(outcome)

@@ -193,9 +193,10 @@ class Broker:
                 group.cursors.pop(shelf.place, None)
             shelf.wake()
 
-    def expire(self, stream: str, *, keep: int) -> None:
-        """Remove all records but the last `keep` of each partition. Raises StreamMissing."""
-        for shelf in self._stream(stream).shelves:
+    def expire(self, stream: str, *, keep: int, partition_id: str | None) -> None:
+        """Remove all records but the last `keep` of each partition, or of this one. Raises StreamMissing."""
+        shelves = self._stream(stream).shelves
+        for shelf in shelves if partition_id is None else [self.shelf(Partition(stream, partition_id))]:
             kept = len(shelf.positions) - keep
             shelf.expire(before=shelf.end if keep == 0 else shelf.positions[kept] if kept > 0 else shelf.oldest)
 

@@ -87,10 +87,13 @@ class MemoryLog:
         """Remove a stream with its records and committed positions; `ensure` then makes another one. StreamMissing."""
         self._broker.delete(stream)
 
-    def expire(self, stream: str, *, keep: int = 0) -> None:
-        """Let all records of a stream but the last `keep` of each partition pass retention. Raises StreamMissing."""
+    def expire(self, stream: str, *, keep: int = 0, partition_id: str | None = None) -> None:
+        """Let all records of a stream but the last `keep` of each partition pass retention. Raises StreamMissing.
+
+        `partition_id`: only this partition's, as when an operator deletes records.
+        """
         assert keep >= 0, "keep: records, 0 or more"
-        self._broker.expire(stream, keep=keep)
+        self._broker.expire(stream, keep=keep, partition_id=partition_id)
 
     def set_committed(self, group: str, partition: Partition, position: Position | None) -> None:
         """Set a group's committed position under its owner's hands; None loses it. Raises StreamMissing."""

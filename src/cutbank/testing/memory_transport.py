@@ -141,9 +141,9 @@ class MemoryConsumer:
     async def next_event(self) -> GroupEvent | None:
         """The next event; None after the consumer has left. For one reader."""
         assert not self._reading, "one reader of events at a time"
-        self._reading = True
         if not self._takes():
             self._kick()
+        self._reading = True
         self._read_until_s = None
         try:
             while not self._queue:

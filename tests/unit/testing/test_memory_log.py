@@ -142,6 +142,22 @@ def test_an_operator_lets_records_pass_retention() -> None:
     run(main(), clock)
 
 
+def test_records_of_one_partition_alone_may_go() -> None:
+    clock = ManualClock()
+    log = MemoryLog(clock=clock)
+
+    async def main() -> None:
+        transport = log.open()
+        await transport.ensure(StreamConfig("s", partitions=2))
+        await transport.publish([Message("s", b"x", partition_id=str(number % 2)) for number in range(6)])
+        log.expire("s", keep=1, partition_id="1")
+        assert [len(log.content(Partition("s", number))) for number in "01"] == [3, 1]
+        with pytest.raises(StreamMissing):
+            log.expire("s", partition_id="2")
+
+    run(main(), clock)
+
+
 def test_a_stream_made_again_ends_old_leases_and_forgets_positions() -> None:
     clock = ManualClock()
 
