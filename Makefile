@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test lint types imports unit test-servers bench simulate chaos bad-input lock wheel format clean
+.PHONY: docs help demo test lint types imports unit test-servers bench simulate chaos bad-input prove lock wheel format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ chaos: $(VENV)/dev ## kill real processes at random moments (KILLS=60) and aimed
 
 bad-input: $(VENV)/dev ## malformed records through the scorer (RECORDS=1000000), each held against what came of it
 	@PYTHONPATH=tests $(BIN)/python -m bad_input.through_the_scorer --records $(RECORDS) $(ARGS)
+
+prove: $(VENV)/dev ## the three above in their long form, about half an hour, and docs/reliability.md from what they found
+	@$(MAKE) --no-print-directory simulate SEEDS=5000 ARGS="--result docs/results/simulation.json"
+	@$(MAKE) --no-print-directory chaos ARGS="--result docs/results/chaos.json"
+	@$(MAKE) --no-print-directory bad-input ARGS="--result docs/results/bad-input.json"
+	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/dev ## records/s of the embedded pipeline and of each stage alone, peak memory; JSON on the last line
 	@$(BIN)/python -m benchmarks

@@ -37,6 +37,7 @@ def pages() -> dict[str, str]:
             "`runtime/metrics.py`.\n\n" + metrics_markdown()
         ),
         "limits.md": made_by("limits"),
+        "reliability.md": made_by("reliability"),
     }
 
 

@@ -1,6 +1,7 @@
 """The documentation is true: generated pages are fresh, links lead somewhere, commands exist."""
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -28,9 +29,28 @@ def generated() -> dict[str, str]:
     return pages
 
 
-@pytest.mark.parametrize("name", ["settings.md", "metrics.md", "limits.md"])
+@pytest.mark.parametrize("name", ["settings.md", "metrics.md", "limits.md", "reliability.md"])
 def test_generated_pages_are_fresh(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generated()[name], "run: make docs"
+
+
+def test_every_test_that_the_page_of_faults_names_exists() -> None:
+    page = generated()["reliability.md"]
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 30
+    sources = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "src/cutbank/testing").glob("*.py")]
+    there = {name for path in sources for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))}
+    assert named <= there, named - there
+
+
+def test_the_readme_counts_the_kills_of_the_last_long_runs() -> None:
+    simulation, chaos = (
+        json.loads((ROOT / f"docs/results/{form}.json").read_text()) for form in ("simulation", "chaos")
+    )
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{sum(simulation['kills'].values()):,} simulated and {chaos['kills_total']:,} real kills" in text
+    for name in ("lost", "repeated", "different"):
+        assert simulation[name] == chaos[name] == 0
 
 
 def test_no_page_links_to_nowhere() -> None:
