@@ -39,7 +39,7 @@ from cutbank.testing.bad_records import LARGE_SHARE, Case, RecordMaker, bad_reco
 from cutbank.testing.detectors import chain_detectors
 from cutbank.transports import open_transport
 from cutbank.transports.base import StreamConfig, Transport
-from long_run_results import save
+from long_runs import at_least, save
 
 PORTION = 2000
 """Records published, or held against the output, at a time."""
@@ -254,9 +254,9 @@ async def _lines(transport: Transport, stream: str) -> AsyncIterator[bytes]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The long form."""
-    parser = argparse.ArgumentParser(description="Malformed records through the real scorer.")
-    parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = argparse.ArgumentParser(prog="make bad-input", description="Malformed records through the real scorer.")
+    parser.add_argument("--records", type=at_least(1), default=1_000_000)
+    parser.add_argument("--seed", type=at_least(0), default=1)
     parser.add_argument("--detector", choices=("chain", "ensemble", "rcf", "hst"), default="chain")
     parser.add_argument("--result", type=Path, help="write the figures here, as JSON")
     given = parser.parse_args(argv)

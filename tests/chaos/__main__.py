@@ -19,7 +19,7 @@ from chaos.crew import Trouble
 from chaos.outcome import Outcome
 from chaos.plants import PLANTS
 from cutbank.errors import CutbankError
-from long_run_results import save
+from long_runs import at_least, save
 
 SUMMARY = "Kills real processes at any moment, and compares what is left with an undisturbed run."
 
@@ -32,10 +32,10 @@ AIMED_MIN = 12
 
 def arguments(argv: list[str]) -> argparse.Namespace:
     """The command line's."""
-    parser = argparse.ArgumentParser(prog="python -m chaos", description=SUMMARY)
-    parser.add_argument("--kills", type=int, default=60, help="kills at random times (default: 60)")
-    parser.add_argument("--aimed", type=int, default=None, help="kills at chosen points (default: by --kills)")
-    parser.add_argument("--seed", type=int, default=None, help="of the plan; the moments differ in every run")
+    parser = argparse.ArgumentParser(prog="make chaos", description=SUMMARY)
+    parser.add_argument("--kills", type=at_least(0), default=60, help="kills at random times (default: 60)")
+    parser.add_argument("--aimed", type=at_least(0), default=None, help="kills at chosen points (default: by --kills)")
+    parser.add_argument("--seed", type=at_least(0), default=None, help="of the plan; the moments differ in every run")
     parser.add_argument("--rate", type=float, default=2000.0, help="records a second (default: 2000)")
     parser.add_argument("--only", choices=("kills", "full-disk"), default=None, help="one scenario")
     parser.add_argument("--quick", action="store_true", help="no SIGTERMs, no zombies")

@@ -13,7 +13,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from long_run_results import save
+from long_runs import at_least, save
 from simulation.outcome import Total
 from simulation.plan import plan_for
 from simulation.planted_bugs import BUGS
@@ -27,10 +27,10 @@ PROGRESS_EVERY = 20
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="make simulate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seed", type=int, help="one seed, with its whole history")
-    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds (1000)")
-    parser.add_argument("--first", type=int, default=0, help="the first of them (0)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+    parser.add_argument("--seed", type=at_least(0), help="one seed, with its whole history")
+    parser.add_argument("--seeds", type=at_least(1), default=1000, help="how many seeds (1000)")
+    parser.add_argument("--first", type=at_least(0), default=0, help="the first of them (0)")
+    parser.add_argument("--jobs", type=at_least(1), default=os.cpu_count() or 1, help="processes (one a core)")
     parser.add_argument("--result", type=Path, help="file that takes the figures, as JSON")
     parser.add_argument("--digests", action="store_true", help="only print the digest of each seed's history")
     parser.add_argument("--bug", choices=sorted(BUGS), help="plant this bug, to see that it is caught")

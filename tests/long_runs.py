@@ -1,12 +1,24 @@
-"""The result file of a long run: its figures, when and on what it ran. docs/reliability.md is made of these files."""
+"""What the commands of the long runs share: numbers as options, and the results that docs/reliability.md is made of."""
 
+import argparse
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """For argparse: a whole number from `least` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return number
 
 
 def save(path: Path, figures: Mapping[str, Any]) -> None:
