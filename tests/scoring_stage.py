@@ -35,7 +35,8 @@ DEADLINE_S = 30.0
 SPEC = PipelineSpec(name="p")
 DETECTORS = chain_detectors(dimensions=2, share=0.3)
 P0 = Partition("trades", "0")
-QUICK = ScorerConfig(batch_records_max=7, snapshot_s=0.0001, wait_s=0.01, threads=1)
+QUICK = ScorerConfig(batch_records_max=7, snapshot_s=3600.0, wait_s=0.01, threads=1)
+"""Snapshots are taken at a stop alone: how many there are does not depend on the machine's load."""
 
 T = TypeVar("T")
 

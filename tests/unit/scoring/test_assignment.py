@@ -39,7 +39,6 @@ from scoring_stage import (
 )
 
 LOST = QUICK.model_copy(update={"on_lost_state": "new_run"})
-RARE = QUICK.model_copy(update={"snapshot_s": 3600.0})
 OTHER_SPEC = SPEC.model_copy(update={"detector": DetectorSpec(seed=8)})
 STREAM_BIRTH = "p/trades/birth"
 BIRTH = "p/trades/0/00000001/birth"
@@ -168,7 +167,7 @@ def stream_birth_bytes_of(identity: str, *, starts: dict[str, Position]) -> byte
 
 class TestSnapshots:
     async def test_a_restart_without_replay_goes_on_from_the_last_snapshot(self, tmp_path: Path) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             await stage.publish(trades(40))
             await stage.score_all()
             await stage.publish(trades(40, first=40))
@@ -180,7 +179,7 @@ class TestSnapshots:
     async def test_an_unusable_newest_snapshot_is_passed_over_for_the_one_before(
         self, tmp_path: Path, harm: str
     ) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             for first in (0, 20):
                 await stage.publish(trades(20, first=first))
                 await stage.score_all()
@@ -208,7 +207,7 @@ class TestSnapshots:
             assert stage.metrics.counters.get("cutbank_snapshots_unusable_total", 0) == (harm != "delete")
 
     async def test_an_unusable_snapshot_is_made_anew_where_it_stood(self, tmp_path: Path) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             for first in (0, 20):
                 await stage.publish(trades(20, first=first))
                 await stage.score_all()
@@ -218,7 +217,7 @@ class TestSnapshots:
             assert stage.snapshots()[0].read_bytes() == good
 
     async def test_with_every_snapshot_unusable_all_is_learnt_again_from_the_birth(self, tmp_path: Path) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             for first in (0, 20):
                 await stage.publish(trades(20, first=first))
                 await stage.score_all()
@@ -241,7 +240,7 @@ class TestSnapshots:
             assert await stage.lines("anomalies") == (await stage.oracle())["anomalies"]
 
     async def test_replay_stops_exactly_at_the_committed_position(self, tmp_path: Path) -> None:
-        config = RARE.model_copy(update={"batch_records_max": 1000})
+        config = QUICK.model_copy(update={"batch_records_max": 1000})
         async with Stage(tmp_path, config=config).opened() as stage:
             await stage.publish(trades(20))
             await stage.score_all()
@@ -253,7 +252,7 @@ class TestSnapshots:
             assert stage.metrics.counters["cutbank_replayed_records_total"] == 20
 
     async def test_a_stop_during_the_replay_publishes_nothing(self, tmp_path: Path) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             await stage.publish(trades(40))
             await stage.score_all()
             for path in stage.snapshots():
@@ -271,7 +270,7 @@ class TestSnapshots:
             assert stage.snapshots() == []
 
     async def test_a_commit_that_moved_during_the_replay_starts_it_over(self, tmp_path: Path) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             await stage.publish(trades(40))
             await stage.score_all()
             spoil(stage.snapshots()[0])
@@ -293,7 +292,7 @@ class TestSnapshots:
             assert await stage.lines("anomalies") == (await stage.oracle())["anomalies"]
 
     async def test_a_position_that_keeps_moving_is_taken_up_later(self, tmp_path: Path) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             await stage.publish(trades(40))
             await stage.score_all()
             async with stage.lease() as lease, stage.worker() as worker:
@@ -309,7 +308,7 @@ class TestSnapshots:
             assert fences["fence"] == ROUNDS_MAX
 
     async def test_a_replay_that_gets_nowhere_is_taken_up_later(self, tmp_path: Path) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             await stage.publish(trades(40))
             await stage.score_all()
             await stage.commit(30)  # before the only snapshot: all is learnt again
@@ -334,7 +333,7 @@ class TestSnapshots:
 
     async def test_snapshots_from_beyond_the_committed_position_are_forgotten(self, tmp_path: Path) -> None:
         # As after a power failure with a log that syncs less than the store: others may follow in the lost ones' place.
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             for first in (0, 20):
                 await stage.publish(trades(20, first=first))
                 await stage.score_all()
@@ -353,7 +352,7 @@ class TestSnapshots:
 
     async def test_none_is_forgotten_for_a_position_past_retention(self, tmp_path: Path) -> None:
         # A position that was set back too far stops the partition; set right again, nothing is lost.
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             await stage.publish(trades(20))
             await stage.score_all()
             await stage.expire_all()
@@ -381,7 +380,7 @@ class TestLostPositions:
     async def test_without_a_committed_position_and_newest_snapshot_the_same_lines_come_again(
         self, tmp_path: Path
     ) -> None:
-        async with Stage(tmp_path, config=RARE).opened() as stage:
+        async with Stage(tmp_path).opened() as stage:
             for first in (0, 20):
                 await stage.publish(trades(20, first=first))
                 await stage.score_all()
@@ -664,7 +663,7 @@ class TestNewRunAllowed:
 
 
 async def test_bad_records_before_the_committed_position_are_replayed_without_a_second_error(tmp_path: Path) -> None:
-    async with Stage(tmp_path, config=RARE).opened() as stage:
+    async with Stage(tmp_path).opened() as stage:
         await stage.publish([trade(0), b"{", trade(1)])
         await stage.score_all()
         for path in stage.snapshots():
