@@ -21,7 +21,8 @@ from cutbank.pipeline.sinking import ChainId, Claim, Layout, Sink, SinkConfig, i
 from cutbank.pipeline.sinking.lines import rowtime
 from cutbank.pipeline.sinking.rendering import content, is_content_of
 from cutbank.pipeline.sinking.rendering import lines as content_lines
-from cutbank.records import Message, Partition, Position, position_text
+from cutbank.pipeline.sinking.stretch import Stretch
+from cutbank.records import Batch, Message, Partition, Position, position_text
 from cutbank.testing.clock import START_MS, ManualClock
 from cutbank.testing.faults import Fault, Faults, FaultyStore
 from cutbank.testing.taps import Call
@@ -69,6 +70,31 @@ def anomaly(
 
 def ids(lines: Sequence[bytes]) -> list[int]:
     return [orjson.loads(line)["id"] for line in lines]
+
+
+def stretch_of(layout: Layout, values: Sequence[bytes]) -> Stretch:
+    """A stretch of these records from position 0 on, all of one minute, none left out."""
+    stretch = Stretch(
+        pipeline=PIPELINE,
+        layout=layout,
+        start=Position(0),
+        reading=Position(0),
+        marks=(),
+        minute_ms=0,
+        bytes_max=1 << 30,
+        records_max=len(values),
+    )
+    batch = Batch(
+        partition=Partition(STREAM, "0"),
+        start=Position(0),
+        end=Position(len(values)),
+        positions=[Position(n) for n in range(len(values))],
+        arrivals_ms=[FIRST_MINUTE_MS] * len(values),
+        keys=[None] * len(values),
+        values=values,
+    )
+    assert stretch.take(batch, broker_ms=FIRST_MINUTE_MS) == len(values)
+    return stretch
 
 
 class Counted(NoMetrics):

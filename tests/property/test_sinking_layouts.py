@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from cutbank.pipeline.sinking.claims import ChainId, Claim, Layout, decode, encode
 from cutbank.pipeline.sinking.rendering import content, content_bytes_max, is_content_of, lines
-from cutbank.pipeline.sinking.stretch import Stretch
-from cutbank.records import Batch, Partition, Position
 from cutbank.testing.faults import Crashed
-from sinking_world import FIRST_MINUTE_MS, World, anomaly, crashing, ids
+from sinking_world import World, anomaly, crashing, ids, stretch_of
 
 COLUMNS = ("id", "symbol", "ANOMALY_SCORE", "ROWTIME", "SOURCE")
 PREFIXES = ("yyyy/MM/dd/HH/", "x/", "!{timestamp:yyyy-MM}/HH/", "'d='dd/HHmm/yyyy/")
@@ -113,30 +111,6 @@ VALUES = st.one_of(
     FIELDS.map(lambda fields: orjson.dumps(fields, option=orjson.OPT_INDENT_2)),
     st.binary(max_size=20),
 )
-
-
-def stretch_of(layout: Layout, values: list[bytes]) -> Stretch:
-    stretch = Stretch(
-        pipeline="p",
-        layout=layout,
-        start=Position(0),
-        reading=Position(0),
-        marks=(),
-        minute_ms=0,
-        bytes_max=1 << 20,
-        records_max=100,
-    )
-    batch = Batch(
-        partition=Partition("anomalies", "0"),
-        start=Position(0),
-        end=Position(len(values)),
-        positions=[Position(n) for n in range(len(values))],
-        arrivals_ms=[FIRST_MINUTE_MS] * len(values),
-        keys=[None] * len(values),
-        values=values,
-    )
-    assert stretch.take(batch, broker_ms=FIRST_MINUTE_MS) == len(values)
-    return stretch
 
 
 @settings(deadline=None)

@@ -22,20 +22,10 @@ class Violation(Exception):
         return f"{self.check}: {self.found}"
 
 
-@dataclass(slots=True)
-class Outcome:
-    """One world's."""
+@dataclass(slots=True, kw_only=True)
+class Figures:
+    """What is counted of a world, and summed over many: every field is a number or a Counter."""
 
-    seed: int
-    kind: str
-    history: History | None = None
-    """Let go of before the outcome leaves its process, unless the seed failed."""
-    violation: Violation | None = None
-    error: Exception | None = None
-    """The harness's own failure."""
-    text: str = ""
-    """A failed seed's report."""
-    digest: str = ""
     simulated_s: float = 0.0
     records: int = 0
     bad_records: int = 0
@@ -63,35 +53,34 @@ class Outcome:
     """The services' own counters."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Outcome(Figures):
+    """One world's."""
+
+    seed: int
+    kind: str
+    history: History | None = None
+    """Let go of before the outcome leaves its process, unless the seed failed."""
+    violation: Violation | None = None
+    error: Exception | None = None
+    """The harness's own failure."""
+    text: str = ""
+    """A failed seed's report."""
+    digest: str = ""
+
+
 _COUNTED = ("cutbank_partitions_given_up_total", "cutbank_claims_adopted_total", "cutbank_snapshots_total",
             "cutbank_snapshots_unusable_total", "cutbank_repeats_dropped_total", "cutbank_replayed_records_total",
             "cutbank_partitions_retaken_total", "cutbank_retries_total")  # fmt: skip
 
 
-@dataclass(slots=True)
-class Total:
+@dataclass(slots=True, kw_only=True)
+class Total(Figures):
     """Many worlds'."""
 
     seeds: int = 0
     failed: list[int] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
-    simulated_s: float = 0.0
-    records: int = 0
-    bad_records: int = 0
-    anomalies: int = 0
-    claims: int = 0
-    objects: int = 0
-    lost: int = 0
-    repeated: int = 0
-    different: int = 0
-    published_again: int = 0
-    events: Counter[str] = field(default_factory=Counter)
-    struck: Counter[str] = field(default_factory=Counter)
-    stops: Counter[str] = field(default_factory=Counter)
-    kills: Counter[str] = field(default_factory=Counter)
-    kill_points: Counter[str] = field(default_factory=Counter)
-    layouts: Counter[str] = field(default_factory=Counter)
-    counters: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
         """Add one."""
@@ -99,13 +88,7 @@ class Total:
         self.kinds[outcome.kind] += 1
         if outcome.violation is not None:
             self.failed.append(outcome.seed)
-        for name in (
-            "simulated_s", "records", "bad_records", "anomalies", "claims", "objects", "lost", "repeated",
-            "different", "published_again",
-        ):  # fmt: skip
-            setattr(self, name, getattr(self, name) + getattr(outcome, name))
-        for name in ("events", "struck", "stops", "kills", "kill_points", "layouts", "counters"):
-            getattr(self, name).update(getattr(outcome, name))
+        self.merge({each.name: getattr(outcome, each.name) for each in fields(Figures)})
 
     @property
     def points_missed(self) -> list[str]:
@@ -125,7 +108,7 @@ class Total:
         }
 
     def merge(self, figures: Mapping[str, Any]) -> None:
-        """Add what another total gave `as_json`."""
+        """Add figures by name, such as those that another total gave `as_json`."""
         for name, value in figures.items():
             if isinstance(value, Mapping):
                 getattr(self, name).update(value)

@@ -4,7 +4,6 @@ import gzip
 import re
 import sys
 import tracemalloc
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -28,12 +27,11 @@ from cutbank.pipeline.sinking.claims import (
 )
 from cutbank.pipeline.sinking.prefix import MISSING
 from cutbank.pipeline.sinking.rendering import content
-from cutbank.pipeline.sinking.stretch import Stretch
 from cutbank.pipeline.spec import PipelineSpec
-from cutbank.records import Batch, Partition, Position
+from cutbank.records import Position
 from cutbank.testing.faults import Crashed
 from cutbank_sink.settings import SinkSettings
-from sinking_world import FIRST_MINUTE_MS, World, anomaly, crashing, ids
+from sinking_world import World, anomaly, crashing, ids, stretch_of
 
 GOLDEN = Path(__file__).parent / "golden"
 CHAIN = ChainId("anomaly-extractor", "anomalies", "0")
@@ -86,30 +84,6 @@ def example(layout: Layout = FULL, **changes: Any) -> Claim:
         **changes,
     }
     return Claim(**fields)
-
-
-def stretch_of(layout: Layout, values: Sequence[bytes]) -> Stretch:
-    stretch = Stretch(
-        pipeline="p",
-        layout=layout,
-        start=Position(0),
-        reading=Position(0),
-        marks=(),
-        minute_ms=0,
-        bytes_max=1 << 30,
-        records_max=len(values),
-    )
-    batch = Batch(
-        partition=Partition("anomalies", "0"),
-        start=Position(0),
-        end=Position(len(values)),
-        positions=[Position(n) for n in range(len(values))],
-        arrivals_ms=[FIRST_MINUTE_MS] * len(values),
-        keys=[None] * len(values),
-        values=values,
-    )
-    assert stretch.take(batch, broker_ms=FIRST_MINUTE_MS) == len(values)
-    return stretch
 
 
 def of_symbols(*symbols: Any, first: int = 0) -> list[bytes]:
