@@ -19,6 +19,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "streams": ("cutbank.cli.streams:streams", "Create, list and describe streams."),
     "tail": ("cutbank.cli.tail:tail", "Print a stream's records."),
     "errors": ("cutbank.cli.errors:errors", "List and show bad records, send them again after a fix."),
+    "replay": ("cutbank.cli.replay:replaying", "Score a stretch of the source again, into another stream."),
     "verify": ("cutbank.cli.verify:verify", "Audit the objects: nothing missing, doubled or foreign."),
     "init": ("cutbank.cli.init:init", "Write a commented cutbank.toml and its JSON Schema."),
     "doctor": ("cutbank.cli.doctor:doctor", "Check log, stores, settings, spec and machine."),

@@ -28,7 +28,19 @@ from cutbank.pipeline.scoring.worker import ScorerWorker
 from cutbank.testing import ManualClock
 from cutbank.testing.detectors import ChainDetector
 from cutbank.transports.base import Assigned
-from scoring_stage import DETECTORS, P0, QUICK, Hook, Stage, TappedLease, TappedStore, sources, trade, trades
+from scoring_stage import (
+    DEADLINE_S,
+    DETECTORS,
+    P0,
+    QUICK,
+    Hook,
+    Stage,
+    TappedLease,
+    TappedStore,
+    sources,
+    trade,
+    trades,
+)
 
 
 def failing(call: str, phase: str, error: CutbankError, *, times: int = 1, skip: int = 0) -> Hook:
@@ -339,8 +351,9 @@ async def test_new_runs_one_after_another_are_begun_after_a_growing_pause(tmp_pa
         async with stage.lease() as lease, stage.worker(clock=clock) as worker:
             working = asyncio.create_task(worker.work(TappedLease(lease, lost), stop))
             async with asyncio.timeout(10):
-                while not clock.sleepers:
+                while not clock.sleepers or stage.metrics.counters.get("cutbank_runs_started_total") != 2:
                     await clock.settle()
+            await clock.settle()
             assert stage.metrics.counters["cutbank_runs_started_total"] == 2  # the first, and one anew
             stop.set()
             await working  # no time passes
@@ -498,7 +511,37 @@ async def test_gauges_show_the_lag_and_histograms_the_steps(tmp_path: Path) -> N
         steps = stage.metrics.counters["cutbank_score_seconds"]
         assert steps == 3
         assert stage.metrics.counters["cutbank_publish_seconds"] == steps
-        assert stage.metrics.counters["cutbank_arrival_to_published_seconds"] == steps
+        anomalies = len(await stage.lines("anomalies"))
+        assert stage.metrics.counters["cutbank_arrival_to_published_seconds"] == anomalies > 0
+
+
+async def test_a_publish_that_hangs_is_a_lag_that_grows(tmp_path: Path) -> None:
+    async with Stage(tmp_path).opened() as stage:
+        await stage.publish(trades(20))
+        clock, stop = ManualClock(start_ms=stage.log_clock.now_ms()), asyncio.Event()
+        hangs, freed = asyncio.Event(), asyncio.Event()
+
+        async def hang(name: str, phase: str) -> None:
+            if (name, phase) == ("publish", "before"):
+                hangs.set()
+                await freed.wait()
+            if name == "idle" and stage.metrics.gauges["cutbank_lag_records"] == 0:
+                stop.set()
+
+        async with stage.lease() as lease, stage.worker(clock=clock) as worker:
+            working = asyncio.create_task(worker.work(TappedLease(lease, hang), stop))
+            async with asyncio.timeout(DEADLINE_S):
+                await hangs.wait()
+                for waited_s in (30.0, 60.0):
+                    await clock.advance(30.0)
+                    behind_s = stage.metrics.gauges["cutbank_lag_seconds"]
+                    assert waited_s - 2.0 <= behind_s <= waited_s + 2.0
+                assert 0 < stage.metrics.gauges["cutbank_lag_records"] <= 20
+                freed.set()
+                while not working.done():
+                    await clock.advance(1.0)
+                await working
+        assert stage.metrics.gauges["cutbank_lag_seconds"] == 0.0
 
 
 async def test_an_anomaly_too_large_to_publish_is_an_error_once_and_the_model_knows_it(tmp_path: Path) -> None:

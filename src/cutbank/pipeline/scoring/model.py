@@ -89,8 +89,8 @@ class Scored:
     """Anomaly lines among the outputs."""
     errors: Counter[str] = field(default_factory=Counter)
     """Error lines by reason."""
-    arrival_ms_first: int = 0
-    """Arrival of the first new record, as the broker says; 0 without one."""
+    anomaly_arrivals_ms: Sequence[int] = ()
+    """Arrival of the record of each anomaly line, in order, as the broker says."""
 
 
 class PartitionModel:
@@ -199,9 +199,9 @@ class PartitionModel:
             outputs=written.in_order(),
             records=len(batch),
             scored=len(batch) - (written.errors.total() if lines else len(decoded.faults)),
-            anomalies=written.anomalies,
+            anomalies=len(written.anomaly_arrivals_ms),
             errors=written.errors,
-            arrival_ms_first=batch.arrivals_ms[0],
+            anomaly_arrivals_ms=written.anomaly_arrivals_ms,
         )
 
     def _write(
@@ -229,7 +229,7 @@ class PartitionModel:
                 faults[index] = Fault(Reason.ANOMALY_TOO_LARGE, message)
                 continue
             if over[row]:
-                written.anomalies += 1
+                written.anomaly_arrivals_ms.append(batch.arrivals_ms[index])
                 written.outputs.append((index, Output(self.spec.destination, line)))
             if self._emit == "all":
                 written.outputs.append((index, Output(self.spec.scores, line)))
@@ -246,7 +246,7 @@ class _Written:
     """Outputs on their way, each with the index of its record."""
 
     outputs: list[tuple[int, Output]] = field(default_factory=list)
-    anomalies: int = 0
+    anomaly_arrivals_ms: list[int] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
     def in_order(self) -> list[Output]:

@@ -19,9 +19,10 @@ from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.partitions import PartitionRunner, unless_stopped
 from cutbank.pipeline.scoring.assignment import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
+from cutbank.pipeline.scoring.gauges import ROLE
 from cutbank.pipeline.scoring.model import DetectorSource, registered
 from cutbank.pipeline.scoring.state import StateRoom
-from cutbank.pipeline.scoring.worker import ROLE, ScorerWorker
+from cutbank.pipeline.scoring.worker import ScorerWorker
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.retry import RetryPolicy, retrying
 from cutbank.transports.base import StreamConfig, Transport

@@ -26,6 +26,7 @@ from cutbank.errors import (
 )
 from cutbank.pipeline.partitions import pause
 from cutbank.pipeline.scoring.assignment import Assignment, Ready, Scene, check_newest_run
+from cutbank.pipeline.scoring.gauges import LagGauges
 from cutbank.pipeline.scoring.keeper import SnapshotKeeper
 from cutbank.pipeline.scoring.model import PartitionModel, Scored
 from cutbank.pipeline.scoring.shelf import ModelShelf
@@ -39,8 +40,6 @@ PUBLISH = RetryPolicy(attempts_max=8, delay_s_first=0.05, delay_s_max=2.0)
 
 LAG_S = 1.0
 """Seconds between two looks at the lag."""
-
-ROLE = "scorer"
 
 log = structlog.get_logger(__name__)
 
@@ -90,10 +89,8 @@ class ScorerWorker:
 
     def released(self, partition: Partition) -> None:
         """Its gauges are another process's from now on."""
-        metrics, label = self._scene.metrics, str(partition)
-        metrics.set("cutbank_lag_records", 0.0, role=ROLE, partition=label)
-        metrics.set("cutbank_lag_seconds", 0.0, role=ROLE, partition=label)
-        metrics.set("cutbank_snapshot_age_seconds", 0.0, partition=label)
+        LagGauges(partition, clock=self._scene.clock, metrics=self._scene.metrics).clear()
+        self._scene.metrics.set("cutbank_snapshot_age_seconds", 0.0, partition=str(partition))
 
 
 class _Live:
@@ -107,7 +104,7 @@ class _Live:
         self._rng = rng
         self._committed = ready.committed
         self._in_thread = False
-        self._behind_s = 0.0
+        self._lag = LagGauges(lease.partition, clock=scene.clock, metrics=scene.metrics)
         self._lag_due_s = scene.clock.monotonic_s()
         self._keeper = SnapshotKeeper(
             scene.state,
@@ -129,10 +126,12 @@ class _Live:
     async def run(self) -> None:
         """Until stopped: everything received and scored is published then, and a snapshot taken."""
         log.info("live", partition=str(self._lease.partition), run=self.model.run.number, next=self.model.next)
+        telling = asyncio.create_task(self._keep_telling(), name=f"lag {self._lease.partition}")
         try:
             await self._steps()
             await self._last_snapshot()
         finally:
+            telling.cancel()
             await self._keeper.abandon()
 
     async def _steps(self) -> None:
@@ -189,6 +188,7 @@ class _Live:
         batch = await self._lease.receive(
             records_max=config.batch_records_max, bytes_max=config.batch_bytes_max, wait_s=wait_s
         )
+        self._lag.received(batch)
         return batch if len(batch) or batch.end > batch.start else None
 
     async def _receive_or_stop(self) -> Batch | None:
@@ -220,6 +220,7 @@ class _Live:
             on_retry=self._say_retry,
         )
         self._committed = scored.end
+        self._lag.published(scored.end)
         self._count(scored, took_s=self._scene.clock.monotonic_s() - began_s)
 
     def _say_retry(self, error: BaseException, attempt: int) -> None:
@@ -236,10 +237,9 @@ class _Live:
         metrics.add("cutbank_anomalies_total", scored.anomalies)
         for reason, count in scored.errors.items():
             metrics.add("cutbank_record_errors_total", count, reason=reason)
-        # The batch's oldest record waited longest: the figure is an upper bound for all of it.
-        waited_s = (self._scene.clock.now_ms() - scored.arrival_ms_first) / 1000.0
-        metrics.observe("cutbank_arrival_to_published_seconds", max(waited_s, 0.0))
-        self._behind_s = max(waited_s, 0.0)
+        now_ms = self._scene.clock.now_ms()
+        for arrival_ms in scored.anomaly_arrivals_ms:
+            metrics.observe("cutbank_arrival_to_published_seconds", max((now_ms - arrival_ms) / 1000.0, 0.0))
 
     async def _between(self) -> None:
         """What is done when nothing is scored or published: a look at the lag, a snapshot."""
@@ -249,15 +249,19 @@ class _Live:
         await self._tell_lag()
 
     async def _tell_lag(self) -> None:
-        """Set the lag's gauges, if it is time."""
+        """Ask the log how much is unread, if it is time; then set the gauges."""
         now_s = self._scene.clock.monotonic_s()
         if now_s < self._lag_due_s:
             return
         self._lag_due_s = now_s + LAG_S
-        lag, label = await self._lease.lag(), str(self._lease.partition)
-        self._scene.metrics.set("cutbank_lag_records", lag, role=ROLE, partition=label)
-        behind_s = self._behind_s if lag else 0.0
-        self._scene.metrics.set("cutbank_lag_seconds", behind_s, role=ROLE, partition=label)
+        self._lag.unread(await self._lease.lag())
+        self._lag.tell()
+
+    async def _keep_telling(self) -> None:
+        """Let the gauges grow with time, also while a step hangs. Asks the log nothing: the lease is the steps'."""
+        while True:
+            await self._scene.clock.sleep(LAG_S)
+            self._lag.tell()
 
     async def _snapshot(self) -> None:
         """Freeze the model and give it to the keeper. Nothing is being scored, everything scored is committed."""
