@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test lint types imports unit test-servers bench simulate chaos bad-input prove lock wheel format clean
+.PHONY: docs help demo test lint types imports unit test-servers bench bench-kafka simulate chaos chaos-kafka bad-input prove lock wheel format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ $(VENV)/dev: $(VENV)/demo requirements/dev.lock
 demo: $(VENV)/demo ## trades in, anomalies out, for DEMO_SECONDS=120 seconds; ARGS="--report report.html" passes options
 	@$(BIN)/cutbank demo --seconds $(DEMO_SECONDS) $(ARGS)
 
-test: lint types imports unit ## lint, format, types, import contracts, all tests but the long ones
+test: lint types imports unit ## lint, format, types, import contracts, all tests but the long ones and those that need a server
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -52,10 +52,10 @@ imports: $(VENV)/dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/dev
-	$(BIN)/pytest -m "not long" --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not long and not servers" --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
-test-servers: $(VENV)/dev ## the long tests, `make chaos KILLS=20`, and what needs a broker, a container engine or an API server (nothing yet)
-	$(BIN)/pytest -m long --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+test-servers: $(VENV)/dev ## the long tests, `make chaos KILLS=20`, and what needs a server: Kafka by Java and Maven, or the one at KAFKA_BOOTSTRAP_SERVERS
+	$(BIN)/pytest -m "long or servers" --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 	@PYTHONPATH=tests $(BIN)/python -m chaos --kills 20
 
 simulate: $(VENV)/dev ## whole systems on simulated time: SEEDS=1000 FIRST=0, or SEED=123 with its history
@@ -63,6 +63,9 @@ simulate: $(VENV)/dev ## whole systems on simulated time: SEEDS=1000 FIRST=0, or
 
 chaos: $(VENV)/dev ## kill real processes at random moments (KILLS=60) and aimed ones, fill their disk, wake zombies
 	@PYTHONPATH=tests $(BIN)/python -m chaos --kills $(KILLS) $(ARGS)
+
+chaos-kafka: $(VENV)/dev ## the same on a real broker, started from its jars: KILLS=60
+	@PYTHONPATH=tests $(BIN)/python -m chaos --log kafka --rate 1000 --kills $(KILLS) $(ARGS)
 
 bad-input: $(VENV)/dev ## malformed records through the scorer (RECORDS=1000000), each held against what came of it
 	@PYTHONPATH=tests $(BIN)/python -m bad_input.through_the_scorer --records $(RECORDS) $(ARGS)
@@ -75,6 +78,9 @@ prove: $(VENV)/dev ## the three above in their long form, about half an hour, an
 
 bench: $(VENV)/dev ## records/s of the embedded pipeline and of each stage alone, peak memory; JSON on the last line
 	@$(BIN)/python -m benchmarks
+
+bench-kafka: $(VENV)/dev ## the scorer on a real broker against a bare reader and the detector alone; PARTS="latency", ARGS="--records 50000"
+	@$(BIN)/python benchmarks/kafka.py $(PARTS) $(ARGS)
 
 lock: $(VENV)/dev ## compile requirements/*.in to hashed locks, for every platform, without index addresses
 	@sh requirements/compile.sh ../$(BIN)/uv

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,21 @@ SPEC = PipelineSpec()
 class Process:
     """One service; killed when the stack closes, if it still runs."""
 
-    def __init__(self, name: str, environ: Mapping[str, str], folder: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, name: str, environ: Mapping[str, str], folder: Path, stack: ExitStack, *, command: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        service = command or (sys.executable, "-m", f"cutbank_{name}")
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"cutbank_{name}"], env={**os.environ, **environ}, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(service, env={**os.environ, **environ}, stdout=log, stderr=log)
         self.rss_bytes_max = 0
-        stack.callback(self._kill)
+        stack.callback(self.kill)
+
+    @property
+    def process_id(self) -> int:
+        """Of the operating system."""
+        return self._process.pid
 
     def check(self) -> None:
         """Raise if it has failed already."""
@@ -69,12 +75,12 @@ class Process:
     def _reap(self, options: int) -> None:
         """As `Popen.wait`, noting the memory before the end."""
         if self._process.returncode is None:
-            self._note_memory()
+            self.note_memory()
             pid, status = os.waitpid(self._process.pid, options)
             if pid:
                 self._process.returncode = os.waitstatus_to_exitcode(status)
 
-    def _note_memory(self) -> None:
+    def note_memory(self) -> None:
         """Its peak so far. Not getrusage, whose figure holds what the parent had when it forked."""
         try:
             status = Path(f"/proc/{self._process.pid}/status").read_text()
@@ -83,7 +89,8 @@ class Process:
         if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
             self.rss_bytes_max = max(self.rss_bytes_max, int(found[1]) * 1024)
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone. No effect once it has ended."""
         if self._process.returncode is None:
             self._process.kill()
             self._process.wait()

@@ -8,6 +8,8 @@ import os
 
 from hypothesis import settings
 
+pytest_plugins = ["brokers.fixtures"]
+
 settings.register_profile("free", deadline=None)
 settings.register_profile("ci", settings.get_profile("ci"), deadline=None)
 settings.load_profile("ci" if "CI" in os.environ else "free")

@@ -235,10 +235,11 @@ class World:
 
     async def all_committed(self) -> bool:
         part = (await self.transport.describe(STREAM)).partitions[0]
-        return await self.transport.committed("p.sink", part.partition) == part.end
+        return bool(await self.transport.committed("p.sink", part.partition) == part.end)
 
     async def committed(self) -> Position | None:
-        return await self.transport.committed("p.sink", Partition(STREAM, "0"))
+        committed: Position | None = await self.transport.committed("p.sink", Partition(STREAM, "0"))
+        return committed
 
     async def until(
         self, condition: Callable[[], Awaitable[bool]], running: "Running | None" = None, *, step_s: float = 0.5

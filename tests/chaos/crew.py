@@ -216,6 +216,11 @@ class Crew:
         self.posts[role] = life
         return life
 
+    @property
+    def lives(self) -> tuple[Life, ...]:
+        """All that were started, in order."""
+        return tuple(self._lives)
+
     async def start_all(self) -> None:
         """One of each role, at work."""
         for role in FIRST:

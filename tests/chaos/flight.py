@@ -17,6 +17,7 @@ import struct
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from enum import IntEnum, StrEnum
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -253,7 +254,8 @@ class Flight:
 
     def since(self, number: int) -> list[Event]:
         """Events after that one, as far as was read."""
-        return [event for event in self.events if event.number > number]
+        found = list(takewhile(lambda event: event.number > number, reversed(self.events)))
+        return found[::-1]
 
     def arm(self, aim: Aim) -> None:
         """From now on, this happens at the next such call."""

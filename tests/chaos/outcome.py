@@ -42,10 +42,7 @@ class Outcome:
         found += self.tally.findings + self.zombies.findings + self.fullness.findings
         for name, verdict in self.verdicts.items():
             found += [f"{name}: {finding}" for finding in verdict.findings]
-            for where, lines in (("stream", verdict.published), ("objects", verdict.written)):
-                found += [f"{name}, {where}: {example}" for example in lines.examples]
-            if verdict.errors or verdict.lag:
-                found.append(f"{name}: {verdict.errors} error records, lag {verdict.lag}")
+            found += [f"{name}, {finding}" for finding in verdict.examples]
         if self.aimed:
             found += [f"no kill fell {point}: not tested" for point in self.never_hit]
         return found
@@ -137,7 +134,7 @@ def _scenario(verdict: Verdict) -> dict[str, Any]:
         "objects": verdict.objects,
         "stream": verdict.published.figures(),
         "written": verdict.written.figures(),
-        "error_records": verdict.errors,
+        "error_records": verdict.refused.found,
         "lag": verdict.lag,
         "ok": verdict.right,
     }

@@ -5,6 +5,7 @@ A plant changes one thing of one module in this process. Only `chaos.service` ca
 
 import sqlite3
 from collections.abc import Callable
+from uuid import uuid4
 
 from cutbank.pipeline.scoring.model import DetectorSource, Emit, PartitionModel
 from cutbank.pipeline.scoring.snapshots import Snapshot
@@ -13,6 +14,8 @@ from cutbank.pipeline.sinking.resume import Resumption
 from cutbank.pipeline.sinking.worker import _Worker
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Partition, Position
+from cutbank.transports.kafka.cluster import Cluster
+from cutbank.transports.kafka.transaction import Transactions
 from cutbank.transports.local import groups
 
 
@@ -61,10 +64,21 @@ def zombie_writes() -> None:
     groups.check_owner = wrong
 
 
+def unfenced() -> None:
+    """Every owner of a partition on Kafka has a transactional id of its own: nobody is cut off."""
+    made = Transactions.__init__
+
+    def wrong(transactions: Transactions, cluster: Cluster, transactional_id: str) -> None:
+        made(transactions, cluster, f"{transactional_id}/{uuid4().hex}")
+
+    Transactions.__init__ = wrong  # type: ignore[method-assign, assignment]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "commit-before-put": commit_before_put,
     "unfinished-claim": unfinished_claim,
     "snapshot-without-position": snapshot_without_position,
     "zombie-writes": zombie_writes,
+    "unfenced": unfenced,
 }
 """By name, as `--plant` takes them."""

@@ -33,9 +33,13 @@ async def kills(
     records_per_second: float,
     more: bool = True,
     tell: Callable[[str], None],
+    make: Callable[..., World] = World,
 ) -> None:
-    """Kills; then, if `more`, SIGTERMs in the middle of writes, and zombies; all under load. Raises Trouble."""
-    world = World(
+    """Kills; then, if `more`, SIGTERMs in the middle of writes, and zombies; all under load. Raises Trouble.
+
+    `make` makes the world: another kind of it stands on another log.
+    """
+    world = make(
         folder=folder / "kills",
         log_folder=folder / "kills",
         objects_folder=folder / "kills",
@@ -53,7 +57,7 @@ async def kills(
                 for role in STOPS:
                     group.create_task(_stops_and_freezes(crew, role, outcome))
         tell("comparing with an undisturbed run")
-        await _finish(crew)
+        await finish(crew)
         verdict = outcome.verdicts["kills"] = await judge(world)
         producer = crew.posts["producer"].flight.counts
         acknowledged = RECORDS_PER_PUBLISH * (outcome.tally.acknowledged + producer[Step.PUBLISH, Kind.DONE])
@@ -90,11 +94,11 @@ async def full_disk(
             await crew.start_all()
             tell(f"disk full: {outcome.fullness.how}")
             await fill_and_free(crew, outcome.fullness)
-            await _finish(crew)
+            await finish(crew)
             outcome.verdicts["full disk"] = await judge(world)
 
 
-async def _finish(crew: Crew) -> None:
+async def finish(crew: Crew) -> None:
     """Stop the producer, let scorer and sink catch up, stop them: each ends with exit code 0. Raises Trouble."""
     world = crew.world
     crew.check_alive()

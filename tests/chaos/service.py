@@ -19,7 +19,7 @@ from cutbank.objects.base import ObjectStore
 from cutbank.objects.registry import STORES
 from cutbank.runtime.service import Service, service_main
 from cutbank.testing.taps import TappedStore, TappedTransport
-from cutbank.transports.base import Transport
+from cutbank.transports.base import Tell, Transport, tell_nobody
 from cutbank.transports.registry import TRANSPORTS, Opener
 
 _PR_SET_PDEATHSIG = 1
@@ -37,9 +37,15 @@ def tap(recorder: Recorder) -> None:
     """Every transport and store that this process opens is recorded from now on."""
 
     def transport(
-        opener: Opener, url: str, *, clock: Clock, metrics: Metrics, client_id: str | None = None
+        opener: Opener,
+        url: str,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        client_id: str | None = None,
+        tell: Tell = tell_nobody,
     ) -> Transport:
-        return TappedTransport(opener(url, clock=clock, metrics=metrics, client_id=client_id), recorder)
+        return TappedTransport(opener(url, clock=clock, metrics=metrics, client_id=client_id, tell=tell), recorder)
 
     def store(opener: Any, url: str, clock: Clock, metrics: Metrics) -> ObjectStore:
         return TappedStore(opener(url, clock, metrics), recorder)

@@ -56,6 +56,8 @@ class World:
     """Holds the sink's objects and the scorer's state."""
     records_per_second: float
     seed: int
+    width: int = PARTITIONS
+    """Partitions of each stream."""
     transport: Transport = field(init=False)
     store: ObjectStore = field(init=False)
     state: StateRoom = field(init=False)
@@ -69,7 +71,7 @@ class World:
         self.spec = load_spec(self._spec_path)
         clock, metrics = SystemClock(), NoMetrics()
         self.transport = await self._stack.enter_async_context(
-            open_transport(self._log_url(SESSION), clock=clock, metrics=metrics)
+            open_transport(self.own_url, clock=clock, metrics=metrics)
         )
         self.store = await self._stack.enter_async_context(open_store(self._store_url, clock=clock, metrics=metrics))
         kept = await self._stack.enter_async_context(open_store(self._state_url, clock=clock, metrics=metrics))
@@ -91,6 +93,16 @@ class World:
     def _state_url(self) -> str:
         return f"file://{self.objects_folder}/state"
 
+    @property
+    def transport_url(self) -> str:
+        """What every service opens."""
+        return self._log_url(SESSION)
+
+    @property
+    def own_url(self) -> str:
+        """What the handle opens."""
+        return self.transport_url
+
     def _log_url(self, query: str) -> str:
         return f"local://{self.log_folder}/log.db?{query}"
 
@@ -101,7 +113,7 @@ class World:
             "HOME": os.environ.get("HOME", ""),
             "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PYTHONUNBUFFERED": "1",
-            "CUTBANK_TRANSPORT_URL": self._log_url(SESSION),
+            "CUTBANK_TRANSPORT_URL": self.transport_url,
             "CUTBANK_SPEC": str(self._spec_path),
             "CUTBANK_LOG_FORMAT": "console",
             "CUTBANK_HTTP_PORT": "off",
@@ -109,14 +121,14 @@ class World:
             "CUTBANK_STATE_URL": self._state_url,
             "CUTBANK_SNAPSHOT_S": "0.4",
             "CUTBANK_BATCH_RECORDS_MAX": "500",
-            "CUTBANK_OUTPUT_PARTITIONS": str(PARTITIONS),
+            "CUTBANK_OUTPUT_PARTITIONS": str(self.width),
             "CUTBANK_STORE_URL": self._store_url,
             "CUTBANK_STRETCH_RECORDS_MAX": "40",
             "CUTBANK_GRACE_MS": "200",
             "CUTBANK_FLUSH_ON_STOP": str(flush_on_stop).lower(),
             "RECORDS_PER_SECOND": str(self.records_per_second),
             "RECORDS_PER_BATCH": "100",
-            "STREAM_PARTITIONS": str(PARTITIONS),
+            "STREAM_PARTITIONS": str(self.width),
             "DURATION_SECONDS": "0",
             "SEED": str(self.seed),
         }
@@ -149,7 +161,7 @@ class World:
         url = self._log_url(f"busy_ms={LOCK_BUSY_MS}")
         try:
             async with open_transport(url, clock=SystemClock(), metrics=NoMetrics()) as probe:
-                await probe.ensure(StreamConfig(self.spec.source, partitions=PARTITIONS))
+                await probe.ensure(StreamConfig(self.spec.source, partitions=self.width))
         except StreamUnavailable:
             return False
         return True

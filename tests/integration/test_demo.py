@@ -113,7 +113,7 @@ async def demo(*arguments: object, stdin: bytes | None = None, **more: str) -> A
 
 
 async def run(*arguments: object, **more: str) -> tuple[int, str]:
-    async with demo(*arguments, **more) as running:
+    async with demo(*arguments, stdin=None, **more) as running:
         code = await running.end()
         return code, running.output
 

@@ -95,7 +95,7 @@ def test_the_demo_runs_from_the_wheel(wheel: Path, version: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder, "environment")
         subprocess.run([UV, "venv", "--quiet", "--python", python, environment], check=True)
-        install = [UV, "pip", "install", "--quiet", "--python", environment / "bin/python"]
+        install: list[str | Path] = [UV, "pip", "install", "--quiet", "--python", environment / "bin/python"]
         subprocess.run([*install, "--require-hashes", "-r", ROOT / "requirements/demo.lock"], check=True)
         subprocess.run([*install, "--no-deps", wheel], check=True)
         cutbank = environment / "bin/cutbank"

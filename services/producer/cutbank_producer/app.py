@@ -3,10 +3,11 @@
 Returns when the duration, RECORDS_MAX or the input ends, or within one batch of the stop signal. Event-loop only.
 """
 
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 
 import structlog
 
+from cutbank.pipeline.partitions import unless_stopped
 from cutbank.runtime.service import Runtime, Service
 from cutbank.transports import open_transport
 from cutbank_producer.producing import produce
@@ -20,7 +21,11 @@ async def run(settings: ProducerSettings, runtime: Runtime) -> None:
     """Produce as the settings say. Raises CutbankErrors; the input's and the settings' as UsageError."""
     # The input first: a wrong file name makes no log.
     with open_source(settings) if settings.input is not None else nullcontext() as source:
-        async with open_transport(settings.transport_url, clock=runtime.clock, metrics=runtime.metrics) as transport:
+        async with AsyncExitStack() as stack:
+            opening = open_transport(settings.transport_url, clock=runtime.clock, metrics=runtime.metrics)
+            # A cluster may be long in coming; told to stop meanwhile, there is nothing to finish.
+            if (transport := await unless_stopped(stack.enter_async_context(opening), runtime.stop)) is None:
+                return
             produced = await produce(
                 settings,
                 transport=transport,

@@ -3,7 +3,10 @@
 Event-loop only.
 """
 
+from contextlib import AsyncExitStack
+
 from cutbank.objects import open_store
+from cutbank.pipeline.partitions import unless_stopped
 from cutbank.pipeline.scoring import run_scorer
 from cutbank.pipeline.spec import load_spec
 from cutbank.runtime.service import Runtime, Service
@@ -16,10 +19,17 @@ async def run(settings: ScorerSettings, runtime: Runtime) -> None:
     spec = load_spec(settings.spec)
     clock, metrics = runtime.clock, runtime.metrics
     runtime.health.ready("scorer", ok=False, why="starting")
-    async with (
-        open_transport(settings.transport_url, clock=clock, metrics=metrics) as transport,
-        open_store(settings.state_url, clock=clock, metrics=metrics) as state_store,
-    ):
+    async with AsyncExitStack() as stack:
+        log = open_transport(
+            settings.transport_url,
+            clock=clock,
+            metrics=metrics,
+            tell=lambda ok, why: runtime.health.ready("group", ok, why),
+        )
+        # A cluster may be long in coming; told to stop meanwhile, there is nothing to finish.
+        if (transport := await unless_stopped(stack.enter_async_context(log), runtime.stop)) is None:
+            return
+        state_store = await stack.enter_async_context(open_store(settings.state_url, clock=clock, metrics=metrics))
         await run_scorer(
             transport,
             state_store,

@@ -3,9 +3,11 @@
 Event-loop only.
 """
 
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from cutbank.objects import open_store
+from cutbank.pipeline.partitions import unless_stopped
 from cutbank.pipeline.sinking import run_sink
 from cutbank.pipeline.spec import PipelineSpec, load_spec
 from cutbank.runtime.service import Runtime, Service
@@ -27,10 +29,17 @@ async def run(settings: SinkSettings, runtime: Runtime) -> None:
     spec = load_spec(settings.spec)
     config = replace(settings.config(spec), spec_hash=_spec_hash(spec))
     clock, metrics = runtime.clock, runtime.metrics
-    async with (
-        open_transport(settings.transport_url, clock=clock, metrics=metrics) as transport,
-        open_store(settings.store_url, clock=clock, metrics=metrics) as store,
-    ):
+    async with AsyncExitStack() as stack:
+        log = open_transport(
+            settings.transport_url,
+            clock=clock,
+            metrics=metrics,
+            tell=lambda ok, why: runtime.health.ready("group", ok, why),
+        )
+        # A cluster may be long in coming; told to stop meanwhile, there is nothing to finish.
+        if (transport := await unless_stopped(stack.enter_async_context(log), runtime.stop)) is None:
+            return
+        store = await stack.enter_async_context(open_store(settings.store_url, clock=clock, metrics=metrics))
         await run_sink(
             transport,
             store,

@@ -79,12 +79,45 @@ async def check_log(url: str, spec: PipelineSpec) -> Finding:
             return Finding("FAIL", "log", f"no permission to read and write {path}; run as its owner or grant it")
         async with open_log(url, may_create=False) as transport:
             names = await transport.streams()
+            wanted = (spec.source, spec.destination, spec.errors)
+            for name in wanted:
+                if name in names:
+                    await transport.describe(name)
     except (CutbankError, OSError) as error:
         return Finding("FAIL", "log", _why(error))
-    wanted = (spec.source, spec.destination, spec.errors)
     missing = [name for name in wanted if name not in names]
     note = f"; {', '.join(missing)} not made yet, services make them when they start" if missing else ""
     return Finding("ok", "log", f"{url}: {len(names)} stream(s){note}")
+
+
+async def check_permissions(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
+    """On Kafka: which services the user of this URL may run. Fails if none; each may have a user of its own."""
+    if not url.startswith("kafka://"):
+        return ()
+    try:
+        found = await _lacking(url, spec)
+    except CutbankError as error:
+        return (Finding("FAIL", "permissions", _why(error)),)
+    level: Level = "warn" if any(not lacks for lacks in found.values()) else "FAIL"
+    return tuple(
+        Finding(level, f"permissions to {service}", f"missing: {', '.join(lacks)}; allow them by ACLs")
+        if lacks
+        else Finding("ok", f"permissions to {service}", "nothing is missing")
+        for service, lacks in found.items()
+    )
+
+
+async def _lacking(url: str, spec: PipelineSpec) -> dict[str, tuple[str, ...]]:
+    from cutbank.transports.kafka import KafkaTransport, Needs
+
+    roles = {
+        "produce": Needs(writes=[spec.source]),
+        "score": Needs(reads=[spec.source], writes=[spec.destination, spec.errors], group=f"{spec.name}.scorer"),
+        "sink": Needs(reads=[spec.destination], group=f"{spec.name}.sink"),
+    }
+    async with open_log(url, may_create=False) as transport:
+        assert isinstance(transport, KafkaTransport), "the scheme says so"
+        return {service: await transport.lacking(needs) for service, needs in roles.items()}
 
 
 def _log_to_be(path: Path) -> Finding:

@@ -15,6 +15,9 @@ from cutbank.runtime.options import options
 from cutbank.runtime.settings import ServiceSettings
 from cutbank.transports.base import Transport
 
+KAFKA_WAIT_MS = 5_000
+"""How long a tool waits for a Kafka broker, unless its URL sets start_wait_ms."""
+
 
 def log_option() -> click.Parameter:
     """`--transport-url`, as every service has it."""
@@ -41,7 +44,14 @@ def open_log(url: str, *, may_create: bool, named_with: str = "--transport-url o
         raise UsageError(
             f"no log at {path}: start a service or `cutbank streams create` first, or name the log with {named_with}"
         )
-    return open_transport(url, clock=SystemClock(), metrics=NoMetrics())
+    return open_transport(_impatient(url), clock=SystemClock(), metrics=NoMetrics())
+
+
+def _impatient(url: str) -> str:
+    """A person waits at a tool: a cluster is not waited for as long as a service does, unless the URL says so."""
+    if not url.startswith("kafka://") or "start_wait_ms=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}start_wait_ms={KAFKA_WAIT_MS}"
 
 
 def local_path(url: str) -> Path | None:

@@ -17,6 +17,7 @@ from cutbank.cli.checks import (
     check_detector,
     check_disk,
     check_log,
+    check_permissions,
     check_python,
     check_store,
     check_variables,
@@ -54,7 +55,10 @@ async def findings(environ: Mapping[str, str], given: Mapping[str, str | None]) 
     yield check_detector(spec)
     folders: list[Path] = []
     for url in sorted(values.get("transport_url", ())):
-        yield await check_log(url, spec)
+        log = await check_log(url, spec)
+        yield log
+        for finding in await check_permissions(url, spec) if log.level == "ok" else ():
+            yield finding
         folders += _log_folder(url)
     for field, what in STORES.items():
         for url in sorted(values.get(field, ())):

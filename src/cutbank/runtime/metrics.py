@@ -51,6 +51,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("cutbank_retries_total", "counter", "Calls tried again.", ("operation",)),
     Metric("cutbank_partitions_held", "gauge", "Partitions that this process holds now.", ("role",)),
     Metric("cutbank_partitions_stopped", "gauge", "Partitions stopped until somebody acts; alert above 0.", ("role",)),
+    Metric(
+        "cutbank_group_stuck",
+        "gauge",
+        "1 while a group, or a partition held, has given no answer for stuck_ms (Kafka); alert above 0.",
+        ("group",),
+    ),
     Metric("cutbank_partitions_waiting", "gauge", "Partitions that wait for room for their model; alert above 0."),
     Metric("cutbank_models_bytes", "gauge", "Memory of the models in this process, live and kept, as computed, bytes."),
     Metric(

@@ -11,7 +11,7 @@ Event-loop only; an implementation keeps blocking work off the loop. Every call 
 write did is unknown, so its caller treats cancellation like `OutcomeUnknown`: it drops the lease or fences again.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, TypeAlias
 
@@ -164,6 +164,14 @@ class Lost:
 
 
 GroupEvent: TypeAlias = Assigned | Revoked | Lost
+
+
+Tell: TypeAlias = Callable[[bool, str], None]
+"""Told whether a group that this process is a member of answers, and if not, why: readiness."""
+
+
+def tell_nobody(ok: bool, why: str) -> None:  # noqa: FBT001  # the interface that services use
+    """Where nobody asked to be told."""
 
 
 class Consumer(Protocol):

@@ -70,6 +70,7 @@ def test_every_example_is_a_line_that_the_command_understands(folder: Path, exam
         assert found is not None
         command, context = found, found.make_context(name, list(rest), parent=context)
     if command.name in SERVICES:
+        assert command.name is not None
         service = load_service(command.name)
         assert service is not None
         service.settings.load(environ, **context.params)

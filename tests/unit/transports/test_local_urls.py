@@ -59,7 +59,7 @@ def test_a_wrong_url_is_one_line_that_names_the_fault(url: str, named: str) -> N
 
 
 async def test_the_registry_opens_a_log_and_its_folder(tmp_path: Path) -> None:
-    assert set(TRANSPORTS) == {"local"}
+    assert set(TRANSPORTS) == {"local", "kafka"}
     url = f"local://{tmp_path}/new/folder/log.db"
     for _ in range(2):
         async with open_transport(url, clock=SystemClock(), metrics=NoMetrics()) as transport:

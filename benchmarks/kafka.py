@@ -1,0 +1,378 @@
+"""`make bench-kafka`: the scorer on a real broker against a bare reader and the detector alone, part by part.
+
+All parts run one after another in one run on one machine and one broker (from its jars, or at KAFKA_BOOTSTRAP_SERVERS);
+the last line is JSON with each part named. Rates count from the end of a warm-up to the last record, so starting and
+compiling are left out; process CPU is the kernel's count for the same stretch. The broker runs beside what is measured.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from kafka_world import BATCH_RECORDS, DISTINCT, Pace, Pipeline, broker, fill, trades
+
+from cutbank.clock import SystemClock
+from cutbank.metrics import NoMetrics
+from cutbank.transports import open_transport
+from cutbank.transports.base import Transport
+
+HERE = Path(__file__).parent
+LATENCY_WARM_S = 5.0
+LATENCY_S = 20.0
+LATENCY_RECORDS_PER_S = 5_000
+TICK_S = 0.002
+MEMORY_S = 60.0
+PASSES = 3
+"""Times that the two throughput comparisons are made; each share is of one pass, the median of them counts."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every part is given."""
+
+    servers: str
+    folder: Path
+    stack: ExitStack
+    values: list[bytes]
+    records: int
+    """Of a throughput run with the default detector; those without take ten times as many."""
+    behind: tuple[int, ...]
+    """Lags, records, behind which memory is looked at."""
+
+    def pipeline(self, name: str, *, partitions: int = 1) -> Pipeline:
+        """A new one, under a prefix of its own."""
+        return Pipeline(self.servers, f"bench{os.getpid()}-{name}", self.folder, partitions=partitions)
+
+    def transport(self, pipeline: Pipeline) -> Transport:
+        """A handle to look with."""
+        return open_transport(pipeline.url, clock=SystemClock(), metrics=NoMetrics())
+
+    def rounded(self, records: int, *, partitions: int = 1) -> int:
+        """Down to whole batches on each partition."""
+        whole = BATCH_RECORDS * partitions
+        return max(1, records // whole) * whole
+
+
+async def peer(name: str, **given: Any) -> Any:
+    """One function of kafka_peer, in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(HERE / "kafka_peer.py"), name, json.dumps(given), stdout=subprocess.PIPE
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise SystemExit(f"{name} ended with {process.returncode}")
+    return json.loads(output.splitlines()[-1])
+
+
+def told(pace: Pace) -> dict[str, float]:
+    return {
+        "records_per_s": round(pace.records_per_s),
+        "cpu_us_per_record": round(1e6 / pace.records_per_cpu_s, 2),
+        "records": pace.records,
+        "seconds": round(pace.took_s, 2),
+    }
+
+
+async def throughput(scene: Scene) -> dict[str, Any]:
+    """Scorer service, default detector: against 1/(1/reader + 1/detector). Then kill -9, and the replay's speed."""
+    passes = []
+    for number in range(PASSES):
+        pipeline = scene.pipeline(f"default-{number}")
+        records = scene.rounded(scene.records)
+        warm = records // 5
+        async with scene.transport(pipeline) as transport:
+            await pipeline.ensure(transport)
+            await fill(scene.servers, pipeline.topic, scene.values, records=records)
+            reader = await peer(
+                "reader", servers=scene.servers, topic=pipeline.topic, records=records, warm=warm, decode=True
+            )
+            alone = await peer("alone", records=records, warm=warm)
+            scorer = pipeline.scorer(scene.stack)
+            live = told(await pipeline.pace(transport, [scorer], warm=warm, records=records))
+            scorer.kill()
+            again = pipeline.scorer(scene.stack, name="scorer-again")
+            await again.until_said("live")
+            replay = replayed(again.said("replaying"), again.said("replayed"))
+            again.kill()
+        ideal = 1.0 / (1.0 / reader["records_per_s"] + 1.0 / alone["detector"]["records_per_s"])
+        figures = {"scorer": live, "bare_reader_orjson": reader, **alone, "replay": replay}
+        reader_and_detector_us = reader["cpu_us_per_record"] + alone["detector"]["cpu_us_per_record"]
+        shares = {
+            "share_by_cpu": round(reader_and_detector_us / live["cpu_us_per_record"], 3),
+            "share_of_reader_and_detector": round(live["records_per_s"] / ideal, 3),
+            "replay_over_live": round(replay["records_per_s"] / live["records_per_s"], 3),
+        }
+        passes.append(shares | figures)
+    return medians(passes, "share_of_reader_and_detector", "share_by_cpu", "replay_over_live")
+
+
+def replayed(began: list[dict[str, Any]], ended: list[dict[str, Any]]) -> dict[str, float]:
+    """From the service's own log."""
+    if not began:
+        raise SystemExit("nothing was replayed after kill -9: a snapshot came first; take fewer records")
+    seconds = (moment_s(ended[0]["time"]) - moment_s(began[0]["time"])) or 1e-3
+    count = began[0]["end"] - began[0]["start"]
+    return {"records_per_s": round(count / seconds), "records": count, "seconds": round(seconds, 2)}
+
+
+def moment_s(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def medians(passes: list[dict[str, Any]], *names: str) -> dict[str, Any]:
+    """The median of each share, and every pass whole."""
+    return {name: round(statistics.median(one[name] for one in passes), 3) for name in names} | {"passes": passes}
+
+
+async def constant(scene: Scene) -> dict[str, Any]:
+    """The same service with a detector that returns a constant, over the bare reader; and our plain read alone."""
+    pipeline = scene.pipeline("constant-topic")
+    records = scene.rounded(scene.records * 10)
+    warm = records // 5
+    async with scene.transport(pipeline) as transport:
+        await pipeline.ensure(transport)
+        await fill(scene.servers, pipeline.topic, scene.values, records=records)
+        passes = []
+        for number in range(PASSES):
+            what = {"servers": scene.servers, "topic": pipeline.topic, "records": records, "warm": warm}
+            with_json = await peer("reader", **what, decode=True)
+            without = await peer("reader", **what, decode=False)
+            ours = await peer("our_reader", url=pipeline.url, stream=pipeline.spec.source, records=records, warm=warm)
+            one = scene.pipeline(f"constant-{number}")
+            async with scene.transport(one) as writer:
+                await one.ensure(writer)
+                await fill(scene.servers, one.topic, scene.values, records=records)
+                scorer = one.scorer(scene.stack, module="kafka_constant")
+                live = told(await one.pace(writer, [scorer], warm=warm, records=records))
+                await asyncio.to_thread(scorer.finish, stop=True)
+            passes.append(
+                {
+                    "share_of_bare_reader": round(live["records_per_s"] / with_json["records_per_s"], 3),
+                    "scorer": live,
+                    "bare_reader_orjson": with_json,
+                    "bare_reader": without,
+                    "our_plain_read": ours,
+                }
+            )
+    return medians(passes, "share_of_bare_reader")
+
+
+async def scaling(scene: Scene) -> dict[str, Any]:
+    """Records per CPU-second of two scorer processes over that of one, four partitions; filled once all are live."""
+    paces = {}
+    for count in (1, 2):
+        pipeline = scene.pipeline(f"scaling-{count}", partitions=4)
+        records = scene.rounded(scene.records * 2, partitions=4)
+        async with scene.transport(pipeline) as transport:
+            await pipeline.ensure(transport)
+            scorers = []
+            for number in range(count):
+                scorers.append(pipeline.scorer(scene.stack, name=f"scorer-{number}"))
+                await scorers[-1].until_said("live", times=4 // (number + 1))
+            await fill(scene.servers, pipeline.topic, scene.values, records=records, partitions=4)
+            paces[count] = await pipeline.pace(transport, scorers, warm=records // 5, records=records)
+            for scorer in scorers:
+                await asyncio.to_thread(scorer.finish, stop=True)
+    return {
+        "two_over_one_records_per_cpu_s": round(paces[2].records_per_cpu_s / paces[1].records_per_cpu_s, 3),
+        "one": told(paces[1]),
+        "two": told(paces[2]),
+    }
+
+
+async def latency(scene: Scene) -> dict[str, Any]:
+    """Arrival in the log (LogAppendTime) to an anomaly in the hands of a bare read_committed reader, ms.
+
+    Beside it the same for the records of the source themselves, with no scorer between: what log and machine take.
+    """
+    pipeline = scene.pipeline("latency")
+    pipeline.environ["CUTBANK_HTTP_PORT"] = "0"
+    async with scene.transport(pipeline) as transport:
+        await pipeline.ensure(transport)
+        scorer = pipeline.scorer(scene.stack)
+        await scorer.until_said("live")
+        sending = asyncio.ensure_future(
+            peer(
+                "source",
+                servers=scene.servers,
+                topic=pipeline.topic,
+                records_per_s=LATENCY_RECORDS_PER_S,
+                seconds=LATENCY_WARM_S + LATENCY_S,
+                tick_s=TICK_S,
+            )
+        )
+        of_anomalies, of_source = await asyncio.gather(
+            seen(scene.servers, pipeline.destination, sending, arrival_s=rowtime_s),
+            seen(scene.servers, pipeline.topic, sending, arrival_s=lambda record: record.timestamp / 1000.0),
+        )
+        url = scorer.said("ready")[0]["http"]
+        steps = await asyncio.to_thread(means_ms, url)
+        await asyncio.to_thread(scorer.finish, stop=True)
+    return {
+        "anomalies": told_ms(of_anomalies),
+        "log_alone": told_ms(of_source),
+        "steps": steps,
+        "records_per_s": LATENCY_RECORDS_PER_S,
+        "source": await sending,
+    }
+
+
+def rowtime_s(record: Any) -> float:
+    """Of an anomaly: when its record arrived."""
+    return moment_s(orjson.loads(record.value)["ROWTIME"])
+
+
+def told_ms(took_ms: list[float]) -> dict[str, float]:
+    """Percentiles."""
+    cuts = statistics.quantiles(took_ms, n=1000)
+    return {
+        "p50_ms": round(cuts[499], 1),
+        "p99_ms": round(cuts[989], 1),
+        "p999_ms": round(cuts[998], 1),
+        "max_ms": round(max(took_ms), 1),
+        "records": len(took_ms),
+    }
+
+
+def means_ms(url: str) -> dict[str, float]:
+    """How long the scorer's own steps took on average, by its metrics."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10.0) as answer:  # noqa: S310  # the scorer's own
+        text = answer.read().decode()
+    result: dict[str, float] = {}
+    for name in ("score", "publish"):
+        total, count = (
+            float(re.findall(rf"^cutbank_{name}_seconds_{what} (\S+)$", text, re.MULTILINE)[0])
+            for what in ("sum", "count")
+        )
+        result |= {f"{name}_ms_mean": round(total / count * 1000.0, 2), f"{name}_steps": count}
+    return result
+
+
+async def seen(
+    servers: str, topic: str, sending: "asyncio.Future[Any]", *, arrival_s: Callable[[Any], float]
+) -> list[float]:
+    """Of each record after the warm-up, how long after its arrival it was in hand; until the source has ended."""
+    took_ms: list[float] = []
+    began_s: float | None = None
+    async with AIOKafkaConsumer(
+        bootstrap_servers=servers, isolation_level="read_committed", fetch_max_wait_ms=500
+    ) as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        await consumer.seek_to_beginning()
+        while not sending.done():
+            found = await consumer.getmany(timeout_ms=200)
+            now_s = time.time()
+            for records in found.values():
+                arrivals_s = [arrival_s(record) for record in records]
+                began_s = began_s or arrivals_s[0]
+                first_s = began_s + LATENCY_WARM_S
+                took_ms += [(now_s - moment) * 1000.0 for moment in arrivals_s if moment > first_s]
+    return took_ms
+
+
+async def memory(scene: Scene) -> dict[str, Any]:
+    """Peak resident memory of the scorer in its first minute behind so many records of lag, four partitions, MB."""
+    result: dict[str, Any] = {}
+    for behind in scene.behind:
+        pipeline = scene.pipeline(f"memory-{behind}", partitions=4)
+        records = scene.rounded(behind, partitions=4)
+        async with scene.transport(pipeline) as transport:
+            await pipeline.ensure(transport)
+            await fill(scene.servers, pipeline.topic, scene.values, records=records, partitions=4)
+            scorer = pipeline.scorer(scene.stack)
+            end_s = time.monotonic() + MEMORY_S
+            while time.monotonic() < end_s:
+                scorer.check()
+                await asyncio.sleep(0.5)
+            scorer.note_memory()
+            done = await pipeline.done(transport)
+            scorer.kill()
+        assert done > 0, "it has scored"
+        result[f"behind_{behind}"] = {
+            "peak_mb": round(scorer.rss_bytes_max / 1e6, 1),
+            "records_done": done,
+            "seconds": MEMORY_S,
+        }
+    return result
+
+
+PARTS: dict[str, Callable[[Scene], Awaitable[dict[str, Any]]]] = {
+    "throughput": throughput,
+    "constant": constant,
+    "scaling": scaling,
+    "latency": latency,
+    "memory": memory,
+}
+
+
+async def measure(parts: list[str], given: argparse.Namespace, scene: Scene, name: str) -> dict[str, Any]:
+    results: dict[str, Any] = {
+        "machine": {
+            "python": platform.python_version(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "load_1min": round(os.getloadavg()[0], 2),
+        },
+        "broker": name,
+        "records": given.records,
+    }
+    for part in parts:
+        about = (PARTS[part].__doc__ or "").strip().splitlines()[0]
+        print(f"{part}: {about}", flush=True)
+        results[part] = await PARTS[part](scene)
+        for key, value in results[part].items():
+            if key != "passes":
+                print(f"  {key:<40} {value}", flush=True)
+    return results
+
+
+def main() -> int:
+    """Run the chosen parts."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/kafka.py", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--records", type=int, default=100_000, help="of a run with the default detector")
+    parser.add_argument("--behind", default="1000000,10000000", help="lags to look at memory behind, with commas")
+    given = parser.parse_args()
+    parts = given.parts or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory(prefix="cutbank-bench-") as folder, ExitStack() as stack:
+        servers, name = broker(Path(folder), stack)
+        print(f"on {name}", flush=True)
+        scene = Scene(
+            servers,
+            Path(folder),
+            stack,
+            values=trades(DISTINCT),
+            records=given.records,
+            behind=tuple(int(part) for part in given.behind.split(",")),
+        )
+        print(json.dumps(asyncio.run(measure(parts, given, scene, name))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

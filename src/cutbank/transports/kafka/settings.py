@@ -1,0 +1,151 @@
+"""What can be set on the Kafka transport, and the URL that names a cluster. Values only; no I/O.
+
+`kafka://host:9092,host2:9092`; query parameters set the fields of `KafkaSettings`, as in
+`kafka://broker:9093?security=SASL_SSL&sasl_mechanism=SCRAM-SHA-512&username=me&password_file=/run/secrets/kafka`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import parse_qsl, unquote
+
+from pydantic import Field, ValidationError, model_validator
+
+from cutbank.errors import UsageError
+from cutbank.settings import Settings, one_line
+
+SCHEME = "kafka"
+
+PORT_DEFAULT = 9092
+
+SESSION_BEATS_MIN = 3
+"""A session time-out spans at least as many heartbeats, so that one late beat loses nothing."""
+
+
+class KafkaSettings(Settings):
+    """How this process uses a cluster. Every field is a parameter of the URL."""
+
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Encryption and authentication, by the names of Kafka's security.protocol."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How to authenticate, with a SASL_ security."""
+    username: str | None = Field(default=None, min_length=1)
+    """Who authenticates."""
+    password_file: Path | None = None
+    """A file with the password, so that it stands in no URL, log or process list; a line end after it is left out."""
+    ca_file: Path | None = None
+    """Certificates (PEM) to trust instead of the system's."""
+    certificate_file: Path | None = None
+    """This client's certificate (PEM), for mutual TLS."""
+    key_file: Path | None = None
+    """This client's key (PEM), unless it is in `certificate_file`."""
+    compression: Literal["none", "gzip", "lz4", "zstd"] = "lz4"
+    """How batches of records are packed."""
+    prefix: str = Field(default="", max_length=200, pattern=r"^[a-zA-Z0-9._-]*$")
+    """Put before the name of every topic, group and transactional id, so that deployments can share a cluster."""
+    group_instance_id: str | None = Field(default=None, min_length=1, max_length=249)
+    """Static membership: a name that is this process's alone and the same after a restart, so that a restart within
+    the session time-out moves no partition. Two processes with one name: the older one stops with an error."""
+    heartbeat_ms: int = Field(default=1_000, ge=50, le=60_000)
+    """Pause between two heartbeats of a group member, ms, 50 to 60000."""
+    session_timeout_ms: int = Field(default=10_000, ge=1_000, le=1_800_000)
+    """A member that the coordinator has not heard for so long has left, ms; at least 3 heartbeats. The broker's
+    group.min.session.timeout.ms and group.max.session.timeout.ms bound it (6 s and 30 min by default)."""
+    hand_over_ms: int = Field(default=10_000, ge=0, le=600_000)
+    """Time to give a revoked partition back, ms; then it is taken away."""
+    commit_timeout_ms: int = Field(default=8_000, ge=100, le=600_000)
+    """Deadline of one publish with its commit, ms; shorter than request_timeout_ms and transaction_timeout_ms."""
+    transaction_timeout_ms: int = Field(default=10_000, ge=200, le=900_000)
+    """The broker aborts a transaction that is open for so long, ms; until then it holds up readers behind it."""
+    request_timeout_ms: int = Field(default=30_000, ge=200, le=600_000)
+    """How long one request may take, ms, before its connection is given up."""
+    call_timeout_ms: int = Field(default=10_000, ge=100, le=600_000)
+    """How long any other call tries again, ms, before it raises StreamUnavailable."""
+    start_wait_ms: int = Field(default=60_000, ge=1, le=3_600_000)
+    """How long to wait at start for a broker that can be reached, ms, since clusters start in any order; then it is a
+    wrong setting."""
+    retry_ms: int = Field(default=1, ge=1, le=10_000)
+    """First pause before a request is sent again, ms; doubles up to `retry_ms_max`."""
+    retry_ms_max: int = Field(default=250, ge=1, le=10_000)
+    """Longest pause before a request is sent again, ms."""
+    fetch_bytes_max: int = Field(default=1 << 20, ge=1 << 10, le=64 << 20)
+    """Most bytes, as they lie in the log, that one fetch of a partition brings; a larger batch comes alone."""
+    fetch_wait_ms: int = Field(default=500, ge=1, le=30_000)
+    """How long the broker holds a fetch back while there is nothing to give, ms."""
+    batch_bytes_max: int = Field(default=512 << 10, ge=1 << 10, le=16 << 20)
+    """Values and keys in one batch of records, bytes, before compression; a larger record is a batch of its own."""
+    metadata_ms: int = Field(default=10_000, ge=50, le=3_600_000)
+    """Pause between two looks for added partitions of the streams that a group reads, ms."""
+
+    stuck_ms: int = Field(default=20_000, ge=1_000, le=3_600_000)
+    """A group member that has got no answer for so long, be it from the group's coordinator or for a partition that it
+    reads or writes, is stuck, ms: readiness off, and the client is restarted."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.session_timeout_ms < SESSION_BEATS_MIN * self.heartbeat_ms:
+            raise ValueError(
+                f"session_timeout_ms ({self.session_timeout_ms}) must be at least {SESSION_BEATS_MIN} times "
+                f"heartbeat_ms ({self.heartbeat_ms})"
+            )
+        if self.commit_timeout_ms >= min(self.request_timeout_ms, self.transaction_timeout_ms):
+            raise ValueError(
+                f"commit_timeout_ms ({self.commit_timeout_ms}) must be below request_timeout_ms "
+                f"({self.request_timeout_ms}) and transaction_timeout_ms ({self.transaction_timeout_ms})"
+            )
+        if self.session_timeout_ms >= self.request_timeout_ms:
+            raise ValueError(
+                f"session_timeout_ms ({self.session_timeout_ms}) must be below request_timeout_ms "
+                f"({self.request_timeout_ms}): to join a group may take that long"
+            )
+        if self.session_timeout_ms >= self.stuck_ms:
+            raise ValueError(
+                f"session_timeout_ms ({self.session_timeout_ms}) must be below stuck_ms ({self.stuck_ms}): "
+                "to join a group may take that long"
+            )
+        if self.fetch_wait_ms >= self.request_timeout_ms:
+            raise ValueError(
+                f"fetch_wait_ms ({self.fetch_wait_ms}) must be below request_timeout_ms ({self.request_timeout_ms})"
+            )
+        if self.security.startswith("SASL_") and (self.username is None or self.password_file is None):
+            raise ValueError(f"security={self.security} needs username and password_file")
+        return self
+
+
+def _servers(url: str, text: str) -> tuple[str, ...]:
+    servers = []
+    for part in text.rstrip("/").split(","):
+        host, colon, port = part.rpartition(":")
+        if not colon or part.endswith("]"):
+            host, port = part, str(PORT_DEFAULT)
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16) or "/" in host:
+            raise UsageError(f"transport URL {url!r}: {part!r} is no broker; write for example kafka://localhost:9092")
+        servers.append(f"{unquote(host)}:{port}")
+    return tuple(servers)
+
+
+def parse_url(url: str) -> tuple[tuple[str, ...], KafkaSettings]:
+    """Brokers to begin with and settings. Raises UsageError: one line that names the part that is wrong."""
+    scheme, separator, rest = url.partition("://")
+    if scheme != SCHEME or not separator:
+        raise UsageError(f"transport URL {url!r}: expected kafka://host:9092,host2:9092")
+    hosts, _, query = rest.partition("?")
+    if "@" in hosts:
+        # Not repeated: what stands before the @ may be a secret.
+        raise UsageError("transport URL kafka://…@…: no credentials in it; name username and password_file behind a ?")
+    servers = _servers(url, hosts)
+    given: dict[str, Any] = {}
+    try:
+        parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        raise UsageError(f"transport URL {url!r}: {query!r} is not name=value&name=value") from None
+    for name, value in parameters:
+        if name in given:
+            raise UsageError(f"transport URL {url!r}: parameter {name} is there twice")
+        if name not in KafkaSettings.model_fields:
+            known = ", ".join(KafkaSettings.model_fields)
+            raise UsageError(f"transport URL {url!r}: unknown parameter {name!r}; known are {known}")
+        given[name] = value
+    try:
+        return servers, KafkaSettings.model_validate(given)
+    except ValidationError as error:
+        raise UsageError(f"transport URL {url!r}: {one_line(error)}") from None

@@ -1,0 +1,285 @@
+"""One transactional id: fence, then transactions one after another. Owns the producer's id, epoch and sequences.
+
+A transaction is written out step by step, without aiokafka's own producer: that one sends EndTxn again by itself in the
+same epoch, has no deadline for a commit, and commits although a send failed.
+
+Invariants: no transaction begins while a request of an earlier one may still be under way, be it one that was asked
+again and answered then (a new epoch first, which the broker gives only to the newest owner); nothing is committed
+unless every batch and the position were acknowledged.
+Event-loop only; one call at a time, and none of them may be cancelled: whoever calls shields them.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    TxnOffsetCommitRequest,
+)
+
+from cutbank.errors import Fenced, OutcomeUnknown, StreamUnavailable
+from cutbank.records import Position
+from cutbank.transports.kafka import batches, wire
+from cutbank.transports.kafka.cluster import Cluster, NoAnswer, Patience, quietly
+from cutbank.transports.kafka.codes import FENCED, LEADER_BUSY, Code, code_name, missing, raise_for
+
+GROUP: Literal[0] = 0
+TRANSACTION: Literal[1] = 1
+"""Kinds of coordinators, as FindCoordinator numbers them."""
+
+ALL_REPLICAS = -1
+
+NOT_ATTEMPTED = 55
+"""OPERATION_NOT_ATTEMPTED: another partition of the same request is to blame."""
+
+OFF_LOOP_RECORDS = 500
+"""A batch of at least so many records is built and compressed off the event loop."""
+
+Records = Mapping[tuple[str, int], Sequence[tuple[bytes | None, bytes]]]
+"""(key, value) pairs, in order, by stream and partition number."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPosition:
+    """A position to commit with the records."""
+
+    group: str
+    stream: str
+    number: int
+    next_position: Position
+
+
+def _code(answer: Any) -> int:
+    return int(answer.error_code)
+
+
+def _worst(answer: Any) -> int:
+    """The code that tells most of an answer by topic and partition."""
+    codes = {code for _, parts in answer.errors for _, code in parts if code}
+    return min(codes - {NOT_ATTEMPTED}, default=NOT_ATTEMPTED if codes else Code.NONE)
+
+
+def _denied(answer: Any) -> str:
+    """The topics of such an answer that this client may not use."""
+    code = Code.TOPIC_AUTHORIZATION_FAILED
+    return ", ".join(sorted({repr(topic) for topic, parts in answer.errors if any(code == c for _, c in parts)}))
+
+
+def _produced(answer: Any) -> int:
+    ((_, (part,)),) = answer.topics
+    return int(part[1])
+
+
+async def all_of(*calls: Coroutine[Any, Any, None]) -> None:
+    """Run all to their ends, then raise what tells most: Fenced, else the first error."""
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if failures:
+        raise min(failures, key=lambda failure: not isinstance(failure, Fenced))
+
+
+class Transactions:
+    """The transactions of one transactional id, for one owner."""
+
+    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+        self._cluster = cluster
+        self._id = transactional_id
+        self.line = self._steps = cluster.new_line("transaction")
+        self._sends = cluster.new_line("produce")
+        self._producer = wire.NO_PRODUCER
+        self._sequences: dict[tuple[str, int], int] = {}
+        self._dirty = False
+        """A request of this epoch may still be under way, or a transaction be open."""
+        self._unknown = False
+        """Whether the last transaction was committed is not known."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a fence."""
+        return self._producer != wire.NO_PRODUCER
+
+    def close(self) -> None:
+        """Give the connections up."""
+        self._cluster.drop(self._steps)
+        self._cluster.drop(self._sends)
+
+    async def fence(self) -> None:
+        """Cut off every other producer of this id, abort what is open, wait until what was committed is complete.
+
+        The second and later fences succeed only if nobody else has fenced since. Raises Fenced, StreamUnavailable.
+        """
+        patience = self._cluster.patience()
+        if self.begun and self._dirty:
+            code = await self._end(patience, commit=False, again=True)
+            if code not in {Code.NONE, Code.INVALID_TXN_STATE}:
+                raise_for(code, self._id)
+        timeout_ms = self._cluster.settings.transaction_timeout_ms
+        request = wire.InitProducerRequest(self._id, timeout_ms, self._producer)
+        answer, code = await self._ask(request, patience)
+        if code:
+            raise_for(code, self._id)
+        self._producer = (answer.producer_id, answer.producer_epoch)
+        self._sequences.clear()
+        self._dirty = self._unknown = False
+
+    async def commit(self, records: Records, position: GroupPosition | None) -> None:
+        """One transaction, with our own deadline.
+
+        Raises Fenced, MessageTooLarge, StreamMissing, StreamUnavailable (all: nothing done), OutcomeUnknown.
+        """
+        assert self.begun, "fence before a transaction"
+        if self._unknown:
+            raise OutcomeUnknown(f"{self._id}: the transaction before this one may have been committed; fence first")
+        if not records and position is None:
+            return
+        patience = self._cluster.patience(self._cluster.settings.commit_timeout_ms)
+        if self._dirty:
+            await self.fence()
+        self._dirty = True
+        await all_of(self._add_and_send(records, patience), self._add_and_place(position, patience))
+        try:
+            code = await self._end(patience, commit=True, again=False)
+        except NoAnswer as error:
+            self._unknown = True
+            # What is still under way on this connection would hold up the fence behind it.
+            self._cluster.drop(self._steps)
+            raise OutcomeUnknown(f"{self._id}: no answer to the commit: {error}") from None
+        if code in FENCED:
+            raise_for(code, self._id)
+        if code:
+            self._unknown = True
+            raise OutcomeUnknown(f"{self._id}: the broker answers the commit with {code_name(code)}")
+        await quietly(self._complete(clean=not patience.unanswered))
+
+    async def _complete(self, *, clean: bool) -> None:
+        """Wait until readers see the commit: the broker answers a commit that is repeated when its markers are written.
+
+        What fails here changes nothing; then the next transaction begins with a new epoch. So it does unless `clean`:
+        a request whose answer was lost may arrive later, and a position that is late would undo a newer one.
+        """
+        if not await self._end(self._cluster.patience(), commit=True, again=False):
+            self._dirty = not clean
+
+    async def _ask(self, request: Any, patience: Patience, *, again: bool = True) -> tuple[Any, int]:
+        return await self._cluster.ask_coordinator(
+            TRANSACTION, self._id, request, code_of=_code, patience=patience, line=self._steps, again=again
+        )
+
+    async def _end(self, patience: Patience, *, commit: bool, again: bool) -> int:
+        request = EndTxnRequest(self._id, *self._producer, commit)
+        return (await self._ask(request, patience, again=again))[1]
+
+    async def _add_and_send(self, records: Records, patience: Patience) -> None:
+        """Take the partitions into the transaction, then send each its records."""
+        if not records:
+            return
+        topics: dict[str, list[int]] = {}
+        for stream, number in records:
+            topics.setdefault(self._cluster.topic_name(stream), []).append(number)
+        request = AddPartitionsToTxnRequest(self._id, *self._producer, list(topics.items()))
+        while True:
+            answer, code = await self._cluster.ask_coordinator(
+                TRANSACTION, self._id, request, code_of=_worst, patience=patience, line=self._steps
+            )
+            if code != Code.UNKNOWN_TOPIC_OR_PARTITION:
+                break
+            # The coordinator may not have heard of a new topic yet.
+            there = await self._cluster.look(sorted({stream for stream, _ in records}))
+            for stream, _ in records:
+                if stream not in there:
+                    raise missing(stream)
+            await patience.pause(StreamUnavailable(f"{self._id}: {code_name(code)}"))
+        if code == Code.TOPIC_AUTHORIZATION_FAILED:
+            raise_for(code, f"topic {_denied(answer)}", needs="Write")
+        if code:
+            raise_for(code, self._id)
+        await all_of(*(self._send(*place, part, patience) for place, part in records.items()))
+
+    async def _send(
+        self, stream: str, number: int, records: Sequence[tuple[bytes | None, bytes]], patience: Patience
+    ) -> None:
+        """One partition's batches, each acknowledged before the next."""
+        cluster, settings = self._cluster, self._cluster.settings
+        codec = batches.CODECS[settings.compression]
+        for run in batches.cut(records, bytes_max=settings.batch_bytes_max):
+            sequence = self._sequences.get((stream, number), 0)
+            build = partial(
+                batches.build,
+                run,
+                codec=codec,
+                producer=self._producer,
+                sequence=sequence,
+                now_ms=cluster.clock.now_ms(),
+            )
+            # A small batch takes less time than the way to a thread and back.
+            body = build() if len(run) < OFF_LOOP_RECORDS else await asyncio.to_thread(build)
+            self._sequences[(stream, number)] = batches.next_sequence(sequence, len(run))
+            request = ProduceRequest(
+                transactional_id=self._id,
+                required_acks=ALL_REPLICAS,
+                timeout=settings.commit_timeout_ms,
+                topics=[(cluster.topic_name(stream), [(number, body)])],
+            )
+            _, code = await cluster.ask_leader(
+                stream,
+                number,
+                request,
+                code_of=_produced,
+                patience=patience,
+                line=self._sends,
+                extra=LEADER_BUSY,
+            )
+            if code not in {Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER}:
+                raise_for(code, f"{stream}/{number}", stream=stream)
+
+    async def _add_and_place(self, position: GroupPosition | None, patience: Patience) -> None:
+        """Take the group into the transaction, then its position."""
+        if position is None:
+            return
+        cluster = self._cluster
+        _, code = await self._ask(AddOffsetsToTxnRequest(self._id, *self._producer, position.group), patience)
+        if code:
+            raise_for(code, self._id)
+        topic = cluster.topic_name(position.stream)
+        request = TxnOffsetCommitRequest(
+            self._id, position.group, *self._producer, [(topic, [(position.number, position.next_position, "")])]
+        )
+        while True:
+            _, code = await cluster.ask_coordinator(
+                GROUP, position.group, request, code_of=_worst, patience=patience, line=self._steps
+            )
+            if code not in {Code.UNKNOWN_TOPIC_OR_PARTITION, Code.REQUEST_TIMED_OUT}:
+                break
+            await cluster.topic(position.stream, fresh=True)
+            await patience.pause(StreamUnavailable(f"group {position.group}: {code_name(code)}"))
+        if code == Code.TOPIC_AUTHORIZATION_FAILED:
+            raise_for(code, f"topic {topic!r}", needs="Read")
+        if code:
+            raise_for(code, f"group {position.group}")
+
+
+async def committed(
+    cluster: Cluster, group: str, stream: str, number: int, *, line: str, stable: bool = True
+) -> Position | None:
+    """A group's committed position. Raises StreamUnavailable, UsageError.
+
+    `stable`: read when no commit is in flight, for owners; else without waiting, so it may be about to change.
+    """
+
+    def code_of(answer: Any) -> int:
+        return int(answer.error_code) or next((part[4] for _, parts, _ in answer.topics for part in parts), Code.NONE)
+
+    request = wire.CommittedRequest(group, cluster.topic_name(stream), number, stable=stable)
+    answer, code = await cluster.ask_coordinator(
+        GROUP, group, request, code_of=code_of, patience=cluster.patience(), line=line
+    )
+    if code:
+        raise_for(code, f"committed position of group {group}", stream=stream)
+    offset = next((part[1] for _, parts, _ in answer.topics for part in parts), -1)
+    return None if offset < 0 else Position(offset)

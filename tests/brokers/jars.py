@@ -1,0 +1,64 @@
+"""Apache Kafka's jars: copied by Maven once, kept in .cache below the repository. Owns that folder.
+
+Invariant: a folder under its final name is complete, since it is renamed there; who comes second throws its own away.
+Blocking; any number of processes at once.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+POM = Path(__file__).with_name("pom.xml")
+CACHE = Path(__file__).parents[2] / ".cache"
+MAVEN_S = 600.0
+"""How long Maven may take; it copies 54 MB."""
+
+
+class ServerUnavailable(Exception):
+    """No real broker can be started here; the message says what is missing."""
+
+
+def kafka_version() -> str:
+    """As the pom has it."""
+    version = ET.parse(POM).findtext(".//{*}kafka.version")  # noqa: S314  # our own file
+    assert version is not None
+    return version
+
+
+def java() -> str:
+    """Path of the `java` to run. Raises ServerUnavailable."""
+    return program("java", "install a Java 17 runtime")
+
+
+def kafka_jars() -> Path:
+    """The folder with all jars, filled if need be (seconds, or minutes on a slow line). Raises ServerUnavailable."""
+    folder = CACHE / f"kafka-{kafka_version()}"
+    if folder.is_dir():
+        return folder
+    maven = program("mvn", "install Maven, or copy Kafka's jars to " + str(folder))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="kafka-") as scratch:
+        shutil.copy(POM, scratch)
+        command = [maven, "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars"]
+        try:
+            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=MAVEN_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise ServerUnavailable(f"mvn did not copy Kafka's jars within {MAVEN_S:g} s") from None
+        if done.returncode != 0:
+            raise ServerUnavailable(f"mvn could not copy Kafka's jars: {(done.stdout + done.stderr)[-2000:]}")
+        try:
+            os.rename(Path(scratch) / "jars", folder)  # noqa: PTH104  # never replaces a folder that has files
+        except OSError:
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def program(name: str, otherwise: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise ServerUnavailable(f"{name} is missing: {otherwise}")
+    return path

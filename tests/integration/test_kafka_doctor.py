@@ -1,0 +1,90 @@
+"""What `cutbank doctor` finds on a real broker: topics that can't keep the promises, permissions, no way in."""
+
+from uuid import uuid4
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from brokers.secured import FULL, LIMITED, Operation, Resource, SecuredKafka
+from cutbank.cli.checks import Finding, check_log, check_permissions
+from cutbank.clock import SystemClock
+from cutbank.metrics import NoMetrics
+from cutbank.pipeline.spec import PipelineSpec
+from cutbank.transports.base import StreamConfig
+from cutbank.transports.kafka import open_kafka
+
+SPEC = PipelineSpec()
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"t{uuid4().hex[:12]}-"
+
+
+async def made(kafka: SecuredKafka, prefix: str) -> None:
+    async with open_kafka(kafka.url(prefix=prefix), clock=SystemClock(), metrics=NoMetrics()) as transport:
+        for stream in (SPEC.source, SPEC.destination, SPEC.errors):
+            await transport.ensure(StreamConfig(stream))
+
+
+async def permissions(kafka: SecuredKafka, prefix: str, user: str) -> dict[str, Finding]:
+    found = await check_permissions(kafka.sasl_url(user, prefix=prefix), SPEC)
+    return {finding.what.removeprefix("permissions to "): finding for finding in found}
+
+
+async def test_a_cluster_as_it_should_be(secured: SecuredKafka, prefix: str) -> None:
+    await made(secured, prefix)
+    assert (await check_log(secured.sasl_url(FULL, prefix=prefix), SPEC)).level == "ok"
+    found = await permissions(secured, prefix, FULL)
+    assert {service: finding.level for service, finding in found.items()} == dict.fromkeys(
+        ("produce", "score", "sink"), "ok"
+    )
+
+
+async def test_a_topic_without_arrival_times_is_found(secured: SecuredKafka, prefix: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=secured.servers())
+    await admin.start()
+    try:
+        topic = NewTopic(prefix + SPEC.source, 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
+        await admin.create_topics([topic])
+    finally:
+        await admin.close()
+    found = await check_log(secured.url(prefix=prefix), SPEC)
+    assert found.level == "FAIL"
+    assert "message.timestamp.type=LogAppendTime" in found.why
+
+
+async def test_each_missing_permission_is_found(secured: SecuredKafka, prefix: str) -> None:
+    await made(secured, prefix)
+    found = await permissions(secured, prefix, LIMITED)
+    assert {finding.level for finding in found.values()} == {"FAIL"}
+    score = found["score"].why
+    for lack in (
+        f"Read on topic '{prefix}{SPEC.source}'",
+        f"Write on topic '{prefix}{SPEC.destination}'",
+        f"Write on topic '{prefix}{SPEC.errors}'",
+        f"DescribeConfigs on topic '{prefix}{SPEC.source}'",
+        f"Read on group '{prefix}{SPEC.name}.scorer'",
+        f"Write on transactional id '{prefix}{SPEC.name}.scorer/",
+    ):
+        assert lack in score
+
+
+async def test_a_user_for_one_service_is_a_warning_about_the_others(secured: SecuredKafka, prefix: str) -> None:
+    await made(secured, prefix)
+    group = f"{prefix}{SPEC.name}.sink"
+    await secured.allow(Resource.TOPIC, prefix + SPEC.destination, Operation.READ, Operation.DESCRIBE_CONFIGS)
+    await secured.allow(Resource.TRANSACTIONAL_ID, group, Operation.WRITE, prefixed=True)
+    # Enough to be told of the group, not to join it.
+    await secured.allow(Resource.GROUP, group, Operation.DESCRIBE)
+    found = await permissions(secured, prefix, LIMITED)
+    assert (found["sink"].level, found["sink"].why) == ("FAIL", f"missing: Read on group {group!r}; allow them by ACLs")
+    await secured.allow(Resource.GROUP, group, Operation.READ)
+    found = await permissions(secured, prefix, LIMITED)
+    assert [found[service].level for service in ("produce", "score", "sink")] == ["warn", "warn", "ok"]
+
+
+async def test_no_way_in_is_found(secured: SecuredKafka) -> None:
+    found = await check_log(secured.url("SASL", start_wait_ms=300), SPEC)
+    assert found.level == "FAIL"
+    assert "security" in found.why
