@@ -12,9 +12,13 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from cutbank.retry import RetryPolicy
+from cutbank.settings import Settings
+from cutbank.transports.kafka.settings import KafkaSettings
 from cutbank.transports.local.settings import LocalSettings
 
 FOLDER = Path(__file__).parent
@@ -53,7 +57,7 @@ _HEAD = """# Limits
 Everything that is bounded, where, and what happens at the bound. Written by `make docs` from the constants in the code
 and from `docs/limits.toml`; a test fails when a constant, a queue or a wait in the code is not here, and each row names
 the test that goes over its limit. What a user may set, with its range, is in [settings](settings.md) and, for the
-embedded log's URL, in the last table. Tests are below `tests/`.
+URLs of the logs, in the last tables. Tests are below `tests/`.
 """
 
 _MEMORY = """
@@ -192,8 +196,11 @@ def page() -> str:
         for row in said["place"]
     )
     parts.append(_MEMORY)
-    parts.append("\n## Parameters of `local://` URLs\n\n| Parameter | Default | Range | Meaning |\n|---|---|---|---|\n")
-    parts.extend(_parameters())
+    for scheme, settings in (("local", LocalSettings), ("kafka", KafkaSettings)):
+        parts.append(
+            f"\n## Parameters of `{scheme}://` URLs\n\n| Parameter | Default | Range | Meaning |\n|---|---|---|---|\n"
+        )
+        parts.extend(_parameters(settings))
     return "".join(parts)
 
 
@@ -211,10 +218,25 @@ def _tests(named: str) -> str:
     return f"{test.replace('::', ' ')} in `{path.removeprefix('tests/')}`"
 
 
-def _parameters() -> Iterator[str]:
-    for name, field in LocalSettings.model_fields.items():
-        bounds = {type(bound).__name__: bound for bound in field.metadata}
-        least, most = bounds.get("Ge"), bounds.get("Le")
-        span = f"{least.ge:,} to {most.le:,}" if least and most else "power-loss, process-crash"
-        default = f"{field.default:,}" if isinstance(field.default, int) else field.default
-        yield f"| `{name}` | {default} | {span} | {inspect.cleandoc(field.description or '').replace(chr(10), ' ')} |\n"
+def _parameters(settings: type[Settings]) -> Iterator[str]:
+    for name, field in settings.model_fields.items():
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = f"{default:,}" if isinstance(default, int) else default
+        meaning = inspect.cleandoc(field.description or "").replace("\n", " ")
+        yield f"| `{name}` | {'' if default is None else default} | {_span(field)} | {meaning} |\n"
+
+
+def _span(field: FieldInfo) -> str:
+    """The values that a parameter may have."""
+    if field.annotation is bool:
+        return "true, false"
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(str(value) for value in get_args(field.annotation))
+    bounds = {type(bound).__name__: bound for bound in field.metadata}
+    least, most = bounds.get("Ge"), bounds.get("Le")
+    if least and most:
+        return f"{least.ge:,} to {most.le:,}"
+    shortest, longest = bounds.get("MinLen"), bounds.get("MaxLen")
+    if longest:
+        return f"{shortest.min_length if shortest else 0} to {longest.max_length:,} characters"
+    return "a file" if Path in get_args(field.annotation) else "text"
