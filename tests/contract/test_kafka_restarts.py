@@ -86,15 +86,17 @@ class Owner:
 
 
 async def test_killed_brokers_lose_and_repeat_nothing(cluster: KafkaCluster) -> None:
-    url = (
-        f"kafka://{cluster.bootstrap_servers}?prefix=t{uuid4().hex[:12]}-&heartbeat_ms=100&session_timeout_ms=10000"
-        "&call_timeout_ms=3000&commit_timeout_ms=2000"
-    )
-    async with open_kafka(url, clock=SystemClock(), metrics=NoMetrics()) as transport:
-        await transport.ensure(StreamConfig("s"))
-        await transport.ensure(StreamConfig("out"))
+    url = f"kafka://{cluster.bootstrap_servers}?prefix=t{uuid4().hex[:12]}-&request_timeout_ms=60000"
+    patient = "&commit_timeout_ms=50000&transaction_timeout_ms=60000&call_timeout_ms=50000"
+    hasty = "&heartbeat_ms=100&commit_timeout_ms=2000&call_timeout_ms=3000"
+    async with (
+        open_kafka(url + patient, clock=SystemClock(), metrics=NoMetrics()) as onlooker,
+        open_kafka(url + hasty, clock=SystemClock(), metrics=NoMetrics()) as transport,
+    ):
+        await onlooker.ensure(StreamConfig("s"))
+        await onlooker.ensure(StreamConfig("out"))
         # One publish: positions without gaps, and one marker behind them.
-        await transport.publish([Message("s", b"%d" % number) for number in range(RECORDS)])
+        await onlooker.publish([Message("s", b"%d" % number) for number in range(RECORDS)])
         owner = Owner(transport)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(owner.run())
@@ -108,7 +110,7 @@ async def test_killed_brokers_lose_and_repeat_nothing(cluster: KafkaCluster) -> 
             owner.stop.set()
             await running
         assert owner.troubles, "the kill was felt"
-        end = await transport.committed("g", PARTITION)
+        end = await onlooker.committed("g", PARTITION)
         assert end is not None
         assert end >= owner.position, "a commit whose answer was lost may have been done"
-        assert await content(transport, Partition("out", "0")) == [b"%d" % number for number in range(end)]
+        assert await content(onlooker, Partition("out", "0")) == [b"%d" % number for number in range(end)]
