@@ -78,7 +78,8 @@ def test_a_broker_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         "sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", starter, str(tmp_path / "kafka")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         broker = int(process.stdout.readline())
         handle = os.pidfd_open(broker)
