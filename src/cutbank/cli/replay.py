@@ -21,7 +21,7 @@ from cutbank.cli.connect import open_log
 from cutbank.cli.error_views import by_reason
 from cutbank.cli.tables import HIDDEN
 from cutbank.cli.times import time_ms
-from cutbank.clock import SystemClock
+from cutbank.clock import Clock, SystemClock
 from cutbank.errors import CutbankError, StoreUnavailable, StreamError, UsageError
 from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
@@ -43,6 +43,9 @@ class ReplaySettings(ServiceSettings):
 
 
 _TOLD: Final = ("transport_url", "spec", "state_url")
+
+LINES_S = 30.0
+"""Seconds between two lines about how far it is, where stderr is no terminal."""
 
 
 def _moment(option: str, text: str) -> int:
@@ -121,9 +124,9 @@ def _say(plan: Plan, account: Account) -> None:
 
 @contextmanager
 def _progress(account: Account) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+    """A bar on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield _Lines(account, SystemClock()).show
         return
     from rich.console import Console
     from rich.progress import (
@@ -147,11 +150,32 @@ def _progress(account: Account) -> Iterator[Callable[[], None]]:
         bar = bars.add_task("waiting for the partitions", total=1.0, records=0)
 
         def show() -> None:
-            learnt, scored = account.total("learnt"), account.total("scored") + account.errors.total()
-            what = "scoring" if scored else "learning"
-            bars.update(bar, description=what, completed=account.share, records=learnt + scored)
+            what, records = _doing(account)
+            bars.update(bar, description=what, completed=account.share, records=records)
 
         yield show
+
+
+def _doing(account: Account) -> tuple[str, int]:
+    """What it is at, and how many records it has gone through."""
+    scored = account.total("scored") + account.errors.total()
+    return ("scoring" if scored else "learning"), account.total("learnt") + scored
+
+
+class _Lines:
+    """Says on stderr how far it is, every `LINES_S`: for logs and pipes."""
+
+    def __init__(self, account: Account, clock: Clock) -> None:
+        self._account = account
+        self._clock = clock
+        self._due_s = clock.monotonic_s() + LINES_S
+
+    def show(self) -> None:
+        """After each step."""
+        if (now_s := self._clock.monotonic_s()) >= self._due_s:
+            self._due_s = now_s + LINES_S
+            what, records = _doing(self._account)
+            click.echo(f"{what}: {self._account.share:.0%}, {records:,} records", err=True)
 
 
 def _run(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cutbank.cli import replay
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
@@ -108,6 +109,15 @@ def test_says_where_it_began_and_what_it_did(cutbank: Run, scored: Path) -> None
     code, out, _ = cutbank("replay", "--from", "earliest", "--output", "again", "--spec", "p.toml")
     assert code == 0
     assert f"0 anomalies published to again, {len(live)} were there already" in out
+
+
+def test_without_a_terminal_it_says_now_and_then_how_far_it_is(
+    cutbank: Run, scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "LINES_S", 0.0)
+    code, _, err = cutbank("replay", "--from", "earliest", "--output", "again", "--spec", "p.toml")
+    assert code == 0
+    assert err.splitlines()[-1] == f"scoring: 100%, {RECORDS + 1} records"
 
 
 def test_another_spec_and_warm_up(cutbank: Run, scored: Path) -> None:

@@ -93,7 +93,10 @@ async def prepare(
             spec_hash = spec.hash(algorithm_version=source.algorithm_version)
             parts.append(Part(stretch, origin, _key(stretch, origin, spec_hash, request.emit)))
     if not parts:
-        raise UsageError(f"stream {spec.source!r} has no record of that time; `cutbank tail {spec.source} --verbose`")
+        raise UsageError(
+            f"stream {spec.source!r} has no record of that time; `cutbank tail {spec.source} --verbose` shows when its "
+            "records arrived"
+        )
     plan = Plan(spec, request, info, tuple(parts), origins, source)
     await _check_content(transport, plan)
     return plan
