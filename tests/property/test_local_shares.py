@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutbank.transports.local.shares import fair_shares
+from cutbank.transports.shares import fair_shares
 
 MEMBERS = ["m0", "m1", "m2", "m3", "m4"]
 

@@ -13,8 +13,8 @@ from typing import NewType
 from cutbank.clock import Clock
 from cutbank.errors import Fenced
 from cutbank.records import Partition, Position
-from cutbank.transports.local.shares import fair_shares
 from cutbank.transports.local.streams import missing
+from cutbank.transports.shares import fair_shares
 
 Place = NewType("Place", int)
 """A partition of one stream's life: a stream made again under its name has other places."""

@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
 from cutbank.errors import UsageError
-from cutbank.transports.local.shares import fair_shares
+from cutbank.transports.shares import fair_shares
 
 PROTOCOL_TYPE = "consumer"
 """Kafka's own, so that it keeps committed positions for as long as the group reads their topics."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from cutbank.errors import Fenced
 from cutbank.records import Partition, Position
 from cutbank.transports.local import streams
-from cutbank.transports.local.shares import fair_shares
+from cutbank.transports.shares import fair_shares
 
 
 @dataclass(frozen=True, slots=True)

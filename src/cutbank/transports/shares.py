@@ -1,8 +1,8 @@
 """Who should have which partition: fair, sticky, and the same for everybody who computes it. Pure functions.
 
-There is no leader: every member computes this from the same rows under the write lock, takes what is free and meant
-for it, and gives back what is meant for another. A partition in transit keeps its owner in the rows until it is
-released, so all members see the same moves until they are done.
+The embedded log has no leader: every member computes this from the same rows under the write lock, takes what is free
+and meant for it, and gives back what is meant for another; a partition in transit keeps its owner in the rows until it
+is released, so all members see the same moves until they are done. On Kafka the leader of a round computes it.
 """
 
 from collections.abc import Mapping, Sequence
