@@ -81,6 +81,9 @@ OTHER_TOPIC = frozenset({Code.UNKNOWN_TOPIC_ID, Code.INCONSISTENT_TOPIC_ID})
 LEADER_BUSY = frozenset({Code.NOT_ENOUGH_REPLICAS, 20, Code.REQUEST_TIMED_OUT})
 """Not durable yet; an idempotent batch may be sent again. 20: NOT_ENOUGH_REPLICAS_AFTER_APPEND."""
 
+TOO_LARGE = frozenset({Code.MESSAGE_TOO_LARGE, Code.RECORD_LIST_TOO_LARGE})
+"""The topic takes no batch of that size; nothing of it was taken."""
+
 FENCED = frozenset({Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED, 49})
 """Another producer has taken the transactional id. 49: INVALID_PRODUCER_ID_MAPPING."""
 
@@ -119,7 +122,7 @@ def error_for(code: int, what: str, *, stream: str | None = None, needs: str = "
         return Fenced(f"{what}: the right to it has passed to somebody else ({code_name(code)})")
     if code == Code.UNKNOWN_TOPIC_OR_PARTITION and stream is not None:
         return missing(stream)
-    if code in {Code.MESSAGE_TOO_LARGE, Code.RECORD_LIST_TOO_LARGE}:
+    if code in TOO_LARGE:
         return MessageTooLarge(
             f"{what}: larger than the topic takes; raise its max.message.bytes above {RECORD_BYTES_MAX}",
             bytes_max=RECORD_BYTES_MAX,

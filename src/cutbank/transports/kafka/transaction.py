@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import structlog
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
@@ -23,11 +24,13 @@ from aiokafka.protocol.transaction import (
     TxnOffsetCommitRequest,
 )
 
-from cutbank.errors import Fenced, OutcomeUnknown, StreamUnavailable
+from cutbank.errors import Fenced, MessageTooLarge, OutcomeUnknown, StreamUnavailable
 from cutbank.records import Position
 from cutbank.transports.kafka import batches, wire
 from cutbank.transports.kafka.cluster import Cluster, NoAnswer, Patience, quietly
-from cutbank.transports.kafka.codes import FENCED, LEADER_BUSY, Code, code_name, missing, raise_for
+from cutbank.transports.kafka.codes import FENCED, LEADER_BUSY, TOO_LARGE, Code, code_name, missing, raise_for
+
+log = structlog.get_logger(__name__)
 
 GROUP: Literal[0] = 0
 TRANSACTION: Literal[1] = 1
@@ -94,6 +97,8 @@ class Transactions:
         self._sends = cluster.new_line("produce")
         self._producer = wire.NO_PRODUCER
         self._sequences: dict[tuple[str, int], int] = {}
+        self._too_large: set[str] = set()
+        """Streams that have refused a batch for its size."""
         self._dirty = False
         """A request of this epoch may still be under way, or a transaction be open."""
         self._unknown = False
@@ -142,7 +147,12 @@ class Transactions:
         if self._dirty:
             await self.fence()
         self._dirty = True
-        await all_of(self._add_and_send(records, patience), self._add_and_place(position, patience))
+        try:
+            await all_of(self._add_and_send(records, patience), self._add_and_place(position, patience))
+        except MessageTooLarge:
+            # Nobody may come back to this: left open it would hold readers up until its time-out.
+            await quietly(self.fence())
+            raise
         try:
             code = await self._end(patience, commit=True, again=False)
         except NoAnswer as error:
@@ -205,38 +215,60 @@ class Transactions:
         self, stream: str, number: int, records: Sequence[tuple[bytes | None, bytes]], patience: Patience
     ) -> None:
         """One partition's batches, each acknowledged before the next."""
+        for run in batches.cut(records, bytes_max=self._cluster.settings.batch_bytes_max):
+            await self._send_batch(stream, number, run, patience)
+
+    async def _send_batch(
+        self, stream: str, number: int, run: Sequence[tuple[bytes | None, bytes]], patience: Patience
+    ) -> None:
+        """One batch; halved, and each half again, as long as the topic refuses it as too large."""
         cluster, settings = self._cluster, self._cluster.settings
-        codec = batches.CODECS[settings.compression]
-        for run in batches.cut(records, bytes_max=settings.batch_bytes_max):
-            sequence = self._sequences.get((stream, number), 0)
-            build = partial(
-                batches.build,
-                run,
-                codec=codec,
-                producer=self._producer,
-                sequence=sequence,
-                now_ms=cluster.clock.now_ms(),
+        sequence = self._sequences.get((stream, number), 0)
+        build = partial(
+            batches.build,
+            run,
+            codec=batches.CODECS[settings.compression],
+            producer=self._producer,
+            sequence=sequence,
+            now_ms=cluster.clock.now_ms(),
+        )
+        # A small batch takes less time than the way to a thread and back.
+        body = build() if len(run) < OFF_LOOP_RECORDS else await asyncio.to_thread(build)
+        request = ProduceRequest(
+            transactional_id=self._id,
+            required_acks=ALL_REPLICAS,
+            timeout=settings.commit_timeout_ms,
+            topics=[(cluster.topic_name(stream), [(number, body)])],
+        )
+        _, code = await cluster.ask_leader(
+            stream,
+            number,
+            request,
+            code_of=_produced,
+            patience=patience,
+            line=self._sends,
+            extra=LEADER_BUSY,
+        )
+        if code in TOO_LARGE and len(run) > 1:
+            self._say_smaller(stream, len(body))
+            half = len(run) // 2
+            # The broker has taken nothing of it, so the sequence goes on where it was.
+            await self._send_batch(stream, number, run[:half], patience)
+            await self._send_batch(stream, number, run[half:], patience)
+            return
+        if code not in {Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER}:
+            raise_for(code, f"{stream}/{number}", stream=stream)
+        self._sequences[(stream, number)] = batches.next_sequence(sequence, len(run))
+
+    def _say_smaller(self, stream: str, size: int) -> None:
+        """Once a stream: each such send costs as many more."""
+        if stream not in self._too_large:
+            self._too_large.add(stream)
+            log.warning(
+                "the topic takes no batch of this size: it is sent in parts; raise its max.message.bytes",
+                topic=self._cluster.topic_name(stream),
+                batch_bytes=size,
             )
-            # A small batch takes less time than the way to a thread and back.
-            body = build() if len(run) < OFF_LOOP_RECORDS else await asyncio.to_thread(build)
-            self._sequences[(stream, number)] = batches.next_sequence(sequence, len(run))
-            request = ProduceRequest(
-                transactional_id=self._id,
-                required_acks=ALL_REPLICAS,
-                timeout=settings.commit_timeout_ms,
-                topics=[(cluster.topic_name(stream), [(number, body)])],
-            )
-            _, code = await cluster.ask_leader(
-                stream,
-                number,
-                request,
-                code_of=_produced,
-                patience=patience,
-                line=self._sends,
-                extra=LEADER_BUSY,
-            )
-            if code not in {Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER}:
-                raise_for(code, f"{stream}/{number}", stream=stream)
 
     async def _add_and_place(self, position: GroupPosition | None, patience: Patience) -> None:
         """Take the group into the transaction, then its position."""
