@@ -11,19 +11,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
-from brokers.jars import ServerUnavailable
-from brokers.kafka_server import KafkaCluster
 from chaos import scenarios
 from chaos.crew import Trouble
-from chaos.kafka_world import KafkaWorld
 from chaos.outcome import Outcome
 from chaos.plants import PLANTS
-from chaos.world import World
 from cutbank.errors import CutbankError
 from long_runs import at_least, save
 
@@ -43,7 +37,6 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--aimed", type=at_least(0), default=None, help="kills at chosen points (default: by --kills)")
     parser.add_argument("--seed", type=at_least(0), default=None, help="of the plan; the moments differ in every run")
     parser.add_argument("--rate", type=float, default=2000.0, help="records a second (default: 2000)")
-    parser.add_argument("--log", choices=("local", "kafka"), default="local", help="where the streams are")
     parser.add_argument("--only", choices=("kills", "full-disk"), default=None, help="one scenario")
     parser.add_argument("--quick", action="store_true", help="no SIGTERMs, no zombies")
     parser.add_argument("--no-mount", action="store_true", help="disk full by the faulty store, not by a small tmpfs")
@@ -52,8 +45,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-async def run(chosen: argparse.Namespace, folder: Path, make: Callable[..., World] = World) -> Outcome:
-    """Both scenarios, one after the other; the second is the embedded log's alone."""
+async def run(chosen: argparse.Namespace, folder: Path) -> Outcome:
+    """Both scenarios, one after the other."""
     seed = chosen.seed if chosen.seed is not None else time.time_ns() % 1_000_000
     outcome = Outcome(seed, plants=(chosen.plant,) if chosen.plant else ())
     aimed = chosen.aimed if chosen.aimed is not None else max(AIMED_MIN, round(AIMED_SHARE * chosen.kills))
@@ -72,9 +65,8 @@ async def run(chosen: argparse.Namespace, folder: Path, make: Callable[..., Worl
                 records_per_second=chosen.rate,
                 more=not chosen.quick,
                 tell=tell,
-                make=make,
             )
-        if chosen.only != "kills" and chosen.log == "local":
+        if chosen.only != "kills":
             await scenarios.full_disk(
                 folder, outcome, records_per_second=chosen.rate, mount=not chosen.no_mount, tell=tell
             )
@@ -99,20 +91,12 @@ def main(argv: list[str]) -> int:
     # As Ctrl-C: what was mounted is unmounted. Processes would end by themselves.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="cutbank-chaos-"))
-    with ExitStack() as stack:
-        make: Callable[..., World] = World
-        if chosen.log == "kafka":
-            try:
-                cluster = stack.enter_context(KafkaCluster(folder / "kafka"))
-            except ServerUnavailable as missing:
-                sys.exit(f"make chaos-kafka: {missing}")
-            make = partial(KafkaWorld, bootstrap_servers=cluster.bootstrap_servers)
-        outcome = asyncio.run(run(chosen, folder, make))
+    outcome = asyncio.run(run(chosen, folder))
     print(*outcome.table(), sep="\n")  # noqa: T201  # a command prints
     for finding in outcome.findings:
         print(f"! {finding}")  # noqa: T201
     if chosen.result is not None:
-        save(chosen.result, {"log": chosen.log, **outcome.result()})
+        save(chosen.result, outcome.result())
     if outcome.right:
         shutil.rmtree(folder)
         return 0

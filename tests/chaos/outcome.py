@@ -92,7 +92,7 @@ class Outcome:
                 "outcomes": dict(self.zombies.outcomes),
             },
             "full_disk": {"how": self.fullness.how, "refused_writes": self.fullness.refused},
-            "scenarios": {name: _scenario(verdict) for name, verdict in self.verdicts.items()},
+            "scenarios": {name: scenario(verdict) for name, verdict in self.verdicts.items()},
             "findings": self.findings,
         }
 
@@ -128,7 +128,7 @@ class Outcome:
         yield f"{self.seconds:.0f} s, seed {self.seed}: {'all promises kept' if self.right else 'FAILED'}"
 
 
-def _scenario(verdict: Verdict) -> dict[str, Any]:
+def scenario(verdict: Verdict) -> dict[str, Any]:
     return {
         "records": verdict.records,
         "objects": verdict.objects,

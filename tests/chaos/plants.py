@@ -5,17 +5,23 @@ A plant changes one thing of one module in this process. Only `chaos.service` ca
 
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
+from cutbank.pipeline.scoring.assignment import Assignment
 from cutbank.pipeline.scoring.model import DetectorSource, Emit, PartitionModel
-from cutbank.pipeline.scoring.snapshots import Snapshot
+from cutbank.pipeline.scoring.snapshots import Snapshot, snapshot_bytes
+from cutbank.pipeline.scoring.state import Inventory
+from cutbank.pipeline.scoring.worker import _Live
 from cutbank.pipeline.sinking.claims import Claim
 from cutbank.pipeline.sinking.resume import Resumption
 from cutbank.pipeline.sinking.worker import _Worker
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Partition, Position
-from cutbank.transports.kafka.cluster import Cluster
-from cutbank.transports.kafka.transaction import Transactions
+from cutbank.transports.base import StreamInfo
+from cutbank.transports.kafka import wire
+from cutbank.transports.kafka.cluster import Cluster, Patience
+from cutbank.transports.kafka.transaction import GroupPosition, Records, Transactions
 from cutbank.transports.local import groups
 
 
@@ -74,11 +80,74 @@ def unfenced() -> None:
     Transactions.__init__ = wrong  # type: ignore[method-assign, assignment]
 
 
+def position_first() -> None:
+    """The position is committed, then the outputs are published: two transactions on Kafka, where one is right."""
+    commit = Transactions.commit
+
+    async def wrong(transactions: Transactions, records: Records, position: GroupPosition | None) -> None:
+        if records and position is not None:
+            await commit(transactions, {}, position)
+            await commit(transactions, records, None)
+        else:
+            await commit(transactions, records, position)
+
+    Transactions.commit = wrong  # type: ignore[method-assign, assignment]
+
+
+def end_txn_again() -> None:
+    """An unanswered EndTxn is sent again in the same epoch, and the next transaction begins in that epoch too."""
+    end, complete = Transactions._end, Transactions._complete
+
+    async def wrong(transactions: Transactions, patience: Patience, *, commit: bool, again: bool) -> int:
+        return await end(transactions, patience, commit=commit, again=True)
+
+    async def wrongly_complete(transactions: Transactions, *, clean: bool) -> None:
+        await complete(transactions, clean=True)
+
+    Transactions._end = wrong  # type: ignore[method-assign, assignment]
+    Transactions._complete = wrongly_complete  # type: ignore[method-assign, assignment]
+
+
+def read_uncommitted() -> None:
+    """Readers are given what was never committed."""
+    wire.READ_COMMITTED = 0
+
+
+def snapshot_ahead() -> None:
+    """The scorer keeps a snapshot of what it has scored before that is published and committed."""
+    score = _Live._score
+
+    async def wrong(live: _Live, *arguments: Any, **named: Any) -> Any:
+        scored = await score(live, *arguments, **named)
+        if live._keeper.due(live.model.next):
+            live._keeper.put(live.model.next, snapshot_bytes(live.model.frozen()))
+        return scored
+
+    _Live._score = wrong  # type: ignore[method-assign, assignment]
+
+
+def no_replay() -> None:
+    """Whoever takes a partition over goes on with the snapshot's model, without the records since."""
+
+    async def wrong(
+        _assignment: Assignment, model: PartitionModel, position: Position, _info: StreamInfo, _inventory: Inventory
+    ) -> bool:
+        model.next = position
+        return True
+
+    Assignment._replay = wrong  # type: ignore[method-assign, assignment]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "commit-before-put": commit_before_put,
     "unfinished-claim": unfinished_claim,
     "snapshot-without-position": snapshot_without_position,
     "zombie-writes": zombie_writes,
     "unfenced": unfenced,
+    "position-first": position_first,
+    "end-txn-again": end_txn_again,
+    "read-uncommitted": read_uncommitted,
+    "snapshot-ahead": snapshot_ahead,
+    "no-replay": no_replay,
 }
 """By name, as `--plant` takes them."""

@@ -33,13 +33,9 @@ async def kills(
     records_per_second: float,
     more: bool = True,
     tell: Callable[[str], None],
-    make: Callable[..., World] = World,
 ) -> None:
-    """Kills; then, if `more`, SIGTERMs in the middle of writes, and zombies; all under load. Raises Trouble.
-
-    `make` makes the world: another kind of it stands on another log.
-    """
-    world = make(
+    """Kills; then, if `more`, SIGTERMs in the middle of writes, and zombies; all under load. Raises Trouble."""
+    world = World(
         folder=folder / "kills",
         log_folder=folder / "kills",
         objects_folder=folder / "kills",
