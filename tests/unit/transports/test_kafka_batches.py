@@ -1,15 +1,17 @@
 """Batches as they are built and taken apart again."""
 
 import struct
+import tracemalloc
 
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutbank.errors import LogDamaged
-from cutbank.records import Partition
-from cutbank.transports.kafka.batches import CODECS, SEQUENCE_MAX, build, cut, next_sequence, take_apart
+from cutbank.errors import LogDamaged, PositionLost
+from cutbank.records import Partition, Position
+from cutbank.transports.kafka.batches import CODECS, SEQUENCE_MAX, Columns, Contents, build, cut, next_sequence
+from cutbank.transports.kafka.reading import Fetched, Shelf
 
 PARTITION = Partition("s", "0")
 RECORDS = [(b"k", b"one"), (None, b""), (b"", b"\x00\xff" * 500)]
@@ -47,21 +49,28 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
+def take_apart(body: bytes, *, start: int, aborted: list[tuple[int, int]] | None = None) -> tuple[Columns, int]:
+    """All of it, and where the next fetch begins."""
+    contents, found = Contents(PARTITION, body, start=start, aborted=aborted), Columns([], [], [], [])
+    while contents.more(found):
+        pass
+    assert contents.records == 0
+    return found, contents.end
+
+
 @pytest.mark.parametrize("codec", sorted(CODECS.values()))
 def test_records_come_back(codec: int) -> None:
     body = placed(build(RECORDS * 50, codec=codec, producer=(7, 1), sequence=3, now_ms=1234), 100)
-    columns = take_apart(PARTITION, body, start=100, aborted=None)
-    assert columns is not None
+    columns, end = take_apart(body, start=100)
     assert list(zip(columns.keys, columns.values, strict=True)) == RECORDS * 50
     assert columns.positions == list(range(100, 250))
     assert set(columns.arrivals_ms) == {1234}
-    assert columns.end == 250
+    assert end == 250
 
 
 def test_a_fetch_into_the_middle_of_a_batch_begins_there() -> None:
-    columns = take_apart(PARTITION, batch(10, [b"a", b"b", b"c"]), start=12, aborted=[])
-    assert columns is not None
-    assert (columns.positions, columns.values, columns.end) == ([12], [b"c"], 13)
+    columns, end = take_apart(batch(10, [b"a", b"b", b"c"]), start=12, aborted=[])
+    assert (columns.positions, columns.values, end) == ([12], [b"c"], 13)
 
 
 def test_aborted_transactions_are_left_out_and_markers_passed() -> None:
@@ -77,30 +86,93 @@ def test_aborted_transactions_are_left_out_and_markers_passed() -> None:
             marker(8, commit=True, producer=8),
         ]
     )
-    columns = take_apart(PARTITION, body, start=0, aborted=[(7, 6), (7, 0)])
-    assert columns is not None
-    assert (columns.positions, columns.values, columns.end) == ([2, 4], [b"other", b"b0"], 9)
+    columns, end = take_apart(body, start=0, aborted=[(7, 6), (7, 0)])
+    assert (columns.positions, columns.values, end) == ([2, 4], [b"other", b"b0"], 9)
 
 
 def test_markers_alone_move_the_end() -> None:
-    columns = take_apart(PARTITION, marker(41, commit=True), start=41, aborted=None)
-    assert columns is not None
-    assert (columns.positions, columns.end) == ([], 42)
+    columns, end = take_apart(marker(41, commit=True), start=41)
+    assert (columns.positions, end) == ([], 42)
 
 
 def test_half_a_batch_is_none_and_one_behind_a_whole_is_left_for_later() -> None:
     whole = batch(0, [b"a"])
-    assert take_apart(PARTITION, whole[:-1], start=0, aborted=None) is None
-    columns = take_apart(PARTITION, whole + batch(1, [b"b"])[:-1], start=0, aborted=None)
-    assert columns is not None
-    assert (columns.values, columns.end) == ([b"a"], 1)
+    assert Contents(PARTITION, whole[:-1], start=0, aborted=None).whole == 0
+    for cut_off in (1, len(whole) - 5):
+        columns, end = take_apart(whole + batch(1, [b"b"])[:-cut_off], start=0)
+        assert (columns.values, end) == ([b"a"], 1)
+
+
+def test_a_format_without_positions_is_refused() -> None:
+    old = bytearray(batch(0, [b"a"]))
+    old[16] = 1
+    with pytest.raises(PositionLost, match="position 0 is in a format from before Kafka"):
+        Contents(PARTITION, bytes(old), start=0, aborted=None)
+
+
+def shelf(body: bytes, *, start: int, aborted: list[tuple[int, int]] | None = None, end: int = 0) -> Shelf:
+    return Shelf(
+        PARTITION, Fetched(Contents(PARTITION, body, start=start, aborted=aborted), end), start=Position(start)
+    )
+
+
+def test_what_was_fetched_stays_packed_until_it_is_wanted() -> None:
+    """A fetch that unpacks to a hundred times its size takes memory for the batches asked for only."""
+    value = b"x" * 10_000
+    body = b"".join(
+        placed(build([(None, value)] * 50, codec=CODECS["lz4"], producer=(7, 0), sequence=0, now_ms=1), first)
+        for first in range(0, 5_000, 50)
+    )
+    assert len(body) < 1 << 20
+    tracemalloc.start()
+    try:
+        fetched, taken = shelf(body, start=0), 0
+        assert fetched.records == 5_000
+        while fetched.any():
+            taken += len(fetched.take(records_max=60, bytes_max=1 << 20))
+            assert fetched.records == 5_000 - taken
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken == 5_000
+    assert most < 5 << 20, "of 50 MB"
+
+
+def test_a_shelf_passes_what_is_no_record_and_ends_behind_it() -> None:
+    body = b"".join(
+        [
+            batch(0, [b"a0", b"a1"], producer=8),
+            batch(2, [b"dropped"]),
+            marker(3, commit=False),
+            batch(4, [b"b0"], producer=8),
+            batch(5, [b"dropped too"]),
+            marker(6, commit=False),
+        ]
+    )
+    fetched = shelf(body, start=1, aborted=[(7, 2), (7, 5)])
+    first = fetched.take(records_max=1, bytes_max=100)
+    assert (first.values, first.start, first.end) == ([b"a1"], 1, 2)
+    assert fetched.any()
+    second = fetched.take(records_max=5, bytes_max=100)
+    assert (second.values, second.start, second.end) == ([b"b0"], 2, 7)
+    assert not fetched.any()
+    nothing = fetched.take(records_max=5, bytes_max=100)
+    assert (nothing.values, nothing.start, nothing.end) == ([], 7, 7)
+
+
+def test_a_shelf_gives_one_record_at_least_and_no_more_bytes_than_asked_for() -> None:
+    fetched = shelf(batch(0, [b"large", b"a", b"b"]) + batch(3, [b"c", b"d"]), start=0)
+    sizes = []
+    while fetched.any():
+        sizes.append(list(fetched.take(records_max=9, bytes_max=3).values))
+    assert sizes == [[b"large"], [b"a", b"b", b"c"], [b"d"]]
 
 
 def test_a_flipped_bit_is_loud() -> None:
     body = bytearray(batch(0, [b"abc"]))
     body[-3] ^= 1
     with pytest.raises(LogDamaged, match="check sum"):
-        take_apart(PARTITION, bytes(body), start=0, aborted=None)
+        take_apart(bytes(body), start=0)
 
 
 @given(

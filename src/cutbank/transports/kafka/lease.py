@@ -26,8 +26,17 @@ from cutbank.transports.kafka.transaction import GroupPosition, Transactions
 T = TypeVar("T")
 
 
+FETCH_BYTES_MIN = 64 << 10
+"""What a fetch asks for in any case, however many partitions share the limit of all."""
+
+
 class Owner(Protocol):
     """What a lease needs of its consumer."""
+
+    @property
+    def held(self) -> int:
+        """How many leases there are, this one included."""
+        ...
 
     async def confirm(self, *, always: bool) -> None:
         """Make sure that the group still counts us in. Raises Fenced, StreamUnavailable."""
@@ -183,17 +192,19 @@ class KafkaLease:
         while True:
             self._check_not_over()
             await self._checked(self._owner.confirm(always=False))
-            if self._shelf is None or self._shelf.position != looked or not self._shelf.records:
-                await self._refill(looked, wait_s=deadline_s - clock.monotonic_s())
-            assert self._shelf is not None, "refilled"
-            if self._shelf.records or deadline_s <= clock.monotonic_s():
-                batch = self._shelf.take(records_max=records_max, bytes_max=bytes_max)
+            shelf = self._shelf
+            if shelf is None or shelf.position != looked or not shelf.any():
+                # What is left on a shelf without a record are markers, and what was aborted.
+                looked = looked if shelf is None or shelf.position != looked else shelf.next_fetch
+                shelf = await self._refill(looked, wait_s=deadline_s - clock.monotonic_s())
+            if shelf.any() or deadline_s <= clock.monotonic_s():
+                batch = shelf.take(records_max=records_max, bytes_max=bytes_max)
                 if self._position == position:
                     self._position = batch.end
                 return replace(batch, start=position)
-            looked = self._shelf.next_fetch
+            looked = shelf.next_fetch
 
-    async def _refill(self, position: Position, *, wait_s: float) -> None:
+    async def _refill(self, position: Position, *, wait_s: float) -> Shelf:
         """Fetch from `position`; a fetch whose caller was cancelled goes on for the next one."""
         if self._fetching is not None and self._fetching[0] != position:
             self._fetching[1].cancel()
@@ -210,7 +221,8 @@ class KafkaLease:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         self._check_not_over()
         self._fetching = None
-        self._shelf = Shelf(self._partition, await self._noted("read", task), start=position)
+        self._shelf = shelf = Shelf(self._partition, await self._noted("read", task), start=position)
+        return shelf
 
     async def _fetch(self, position: Position, wait_ms: int) -> reading.Fetched:
         cluster = self._cluster
@@ -221,11 +233,16 @@ class KafkaLease:
             number,
             position,
             wait_ms=wait_ms,
-            bytes_max=cluster.settings.fetch_bytes_max,
+            bytes_max=self._fetch_bytes(),
             patience=cluster.patience(cluster.settings.call_timeout_ms + wait_ms),
             line=self._reads,
             topic_id=self._topic_id or "",
         )
+
+    def _fetch_bytes(self) -> int:
+        settings = self._cluster.settings
+        share = max(FETCH_BYTES_MIN, settings.fetches_bytes_max // max(1, self._owner.held))
+        return min(settings.fetch_bytes_max, share)
 
     async def lag(self) -> int:
         """Records between the reading position and the end; exact where they are fetched already, else by positions."""

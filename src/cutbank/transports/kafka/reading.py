@@ -15,7 +15,7 @@ from cutbank.errors import AnotherStream, LogDamaged, PositionLost, StreamUnavai
 from cutbank.records import Batch, Partition, Position
 from cutbank.transports.base import Start
 from cutbank.transports.kafka import wire
-from cutbank.transports.kafka.batches import Columns, take_apart
+from cutbank.transports.kafka.batches import Columns, Contents
 from cutbank.transports.kafka.cluster import PLAIN, Cluster, Patience
 from cutbank.transports.kafka.codes import OTHER_TOPIC, Code, code_name, raise_for
 
@@ -25,18 +25,23 @@ EARLIEST = -2
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One fetch's records, and the partition's end at that moment."""
+    """What one fetch brought, and the partition's end at that moment."""
 
-    columns: Columns
+    contents: Contents
     end: int
 
 
 class Shelf:
-    """What one fetch brought and nobody has taken yet. Bounded by the fetch's limit."""
+    """What one fetch brought and nobody has taken yet. Bounded by the fetch's limit.
+
+    It lies there as the log has it, packed; what is taken apart is what the next batch needs, and the rest of one batch
+    of the log.
+    """
 
     def __init__(self, partition: Partition, fetched: Fetched, *, start: Position) -> None:
         self._partition = partition
-        self._columns = fetched.columns
+        self._contents = fetched.contents
+        self._columns = Columns([], [], [], [])
         self._next = 0
         self.position = start
         """Where `take` goes on."""
@@ -46,22 +51,31 @@ class Shelf:
     @property
     def records(self) -> int:
         """How many are left."""
-        return len(self._columns.positions) - self._next
+        return self._apart + self._contents.records
 
     @property
     def next_fetch(self) -> Position:
         """Where the next fetch begins."""
-        return Position(self._columns.end)
+        return Position(self._contents.end)
+
+    def any(self) -> bool:
+        """Whether there is a committed record left. Raises LogDamaged."""
+        self._take_apart(1, 1)
+        return self._apart > 0
 
     def take(self, *, records_max: int, bytes_max: int) -> Batch:
-        """The next records within the limits, one at least if there is one; then with all that lies behind them."""
+        """The next records within the limits, one at least if there is one; then with all that lies behind them.
+
+        Raises LogDamaged.
+        """
+        self._take_apart(records_max, bytes_max)
         columns, first = self._columns, self._next
         stop = min(len(columns.positions), first + records_max)
         sizes = list(accumulate(map(len, columns.values[first:stop])))
         if sizes and sizes[-1] > bytes_max:
             stop = first + max(1, sum(size <= bytes_max for size in sizes))
-        whole = stop == len(columns.positions)
-        end = Position(columns.end) if whole else Position(columns.positions[stop - 1] + 1)
+        whole = stop == len(columns.positions) and not self._contents.records
+        end = self.next_fetch if whole else Position(columns.positions[stop - 1] + 1)
         start, self.position, self._next = self.position, end, stop
         part = slice(first, stop)
         return Batch(
@@ -73,6 +87,25 @@ class Shelf:
             keys=columns.keys[part],
             values=columns.values[part],
         )
+
+    @property
+    def _apart(self) -> int:
+        """Records that are taken apart and not taken."""
+        return len(self._columns.positions) - self._next
+
+    def _take_apart(self, records_max: int, bytes_max: int) -> None:
+        """Until there are so many records or bytes, or no more."""
+        if self._next:
+            positions, arrivals_ms, keys, values = self._columns
+            rest = slice(self._next, None)
+            self._columns = Columns(positions[rest], arrivals_ms[rest], keys[rest], values[rest])
+            self._next = 0
+        size, counted = 0, 0
+        while len(self._columns.values) < records_max:
+            size += sum(map(len, self._columns.values[counted:]))
+            counted = len(self._columns.values)
+            if size >= bytes_max or not self._contents.more(self._columns):
+                return
 
 
 def empty(partition: Partition, position: Position) -> Batch:
@@ -106,7 +139,8 @@ async def fetch(
 
     Raises PositionLost, AnotherStream (the name is another topic's now), StreamMissing, StreamUnavailable, LogDamaged.
     """
-    ask = wire.Fetching(cluster.topic_name(partition.stream), number, start, wait_ms, bytes_max)
+    bytes_min = cluster.settings.fetch_bytes_min
+    ask = wire.Fetching(cluster.topic_name(partition.stream), number, start, wait_ms, bytes_max, bytes_min)
     request = wire.FetchByIdRequest(ask, topic_id) if topic_id else wire.FetchByNameRequest(ask)
     while True:
         answer, code = await cluster.ask_leader(
@@ -124,12 +158,10 @@ async def fetch(
     body = records or b""
     end = stable if stable >= 0 else highwater
     aborted = [(producer_id, first) for producer_id, first, *_ in transactions or ()]
-    columns = take_apart(partition, body, start=start, aborted=aborted)
-    if columns is None:
-        if body:
-            raise LogDamaged(f"{partition}: the broker gives half a batch at position {start}")
-        columns = Columns([], [], [], [], start)
-    return Fetched(columns, end)
+    contents = Contents(partition, body, start=start, aborted=aborted)
+    if body and not contents.whole:
+        raise LogDamaged(f"{partition}: the broker gives half a batch at position {start}")
+    return Fetched(contents, end)
 
 
 async def _check_same(cluster: Cluster, partition: Partition, topic_id: str) -> None:
