@@ -20,6 +20,7 @@ from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.scoring.assignment import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
+from cutbank.pipeline.scoring.room import Rooms
 from cutbank.pipeline.scoring.scorer import group_name
 from cutbank.pipeline.scoring.snapshots import Birth, Run
 from cutbank.pipeline.scoring.state import StateRoom
@@ -260,6 +261,7 @@ class Stage:
             clock=clock or SystemClock(),
             metrics=self.metrics,
             threads=threads,
+            rooms=Rooms(self.config),
         )
 
     @asynccontextmanager

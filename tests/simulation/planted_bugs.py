@@ -14,7 +14,7 @@ from cutbank.pipeline.partitions import PartitionRunner, _Held
 from cutbank.pipeline.scoring.assignment import Assignment
 from cutbank.pipeline.scoring.model import PartitionModel
 from cutbank.pipeline.scoring.state import Inventory
-from cutbank.pipeline.scoring.worker import _Step
+from cutbank.pipeline.scoring.step import Step
 from cutbank.pipeline.sinking import stretch
 from cutbank.pipeline.sinking.chain import Chain
 from cutbank.pipeline.sinking.claims import MINUTE_MS, Claim, encode
@@ -83,16 +83,16 @@ def newest_claim_not_finished() -> Iterator[None]:
 @contextmanager
 def zombie_rebuilds_its_right() -> Iterator[None]:
     """A scorer that is refused takes a new epoch, as a Kafka producer that initialises its transactions again would."""
-    attempt = _Step.attempt
+    attempt = Step.attempt
 
-    async def planted(self: _Step) -> None:
+    async def planted(self: Step) -> None:
         try:
             await attempt(self)
         except Fenced:
             _take_again(self._lease)
             await self._lease.publish_and_commit(self._scored.outputs, self._scored.end)
 
-    with patch.object(_Step, "attempt", planted):
+    with patch.object(Step, "attempt", planted):
         yield
 
 
@@ -132,10 +132,10 @@ def claim_not_adopted() -> Iterator[None]:
 def unknown_taken_for_failed() -> Iterator[None]:
     """A publish whose outcome is unknown is done again without asking the log what became of it."""
 
-    async def planted(self: _Step) -> bool:
+    async def planted(self: Step) -> bool:
         return False
 
-    with patch.object(_Step, "_done", planted):
+    with patch.object(Step, "_done", planted):
         yield
 
 

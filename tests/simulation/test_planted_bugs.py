@@ -13,7 +13,8 @@ CAUGHT_BY = {
     "commit before put": {"committed ahead of objects"},
     "snapshot without its position": {"another line than the oracle's", "committed ahead of output"},
     "newest claim not finished": {"committed ahead of objects", "lost"},
-    "zombie rebuilds its right to write": {"committed position went back", "published twice"},
+    # lag: the rightful owner is the one that is refused from then on, and the zombie gives up in its turn.
+    "zombie rebuilds its right to write": {"committed position went back", "published twice", "lag"},
     "marks not checked": {"twice"},
     "claim not adopted": {"object without a claim", "a loud stop without a reason", "twice"},
     "unknown outcome taken for failed": {"published twice"},

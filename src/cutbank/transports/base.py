@@ -82,7 +82,7 @@ class Output:
 
 
 class Lease(Protocol):
-    """The right to one partition. One task uses it; calls are not made concurrently.
+    """The right to one partition. Its owner makes one call at a time, beside it at most one `receive` and one `lag`.
 
     Order of calls: `fence`, then `committed` as often as wanted, `seek`, `receive` …, `commit` or
     `publish_and_commit` …, `release`. After `Fenced` only `release` is allowed, which then does nothing.
@@ -97,7 +97,8 @@ class Lease(Protocol):
         """Cut off every earlier owner, then read the committed position (None: never committed).
 
         After it returns, no write of an earlier lease can succeed any more. May be called again to learn the outcome
-        of a write. Raises Fenced if this lease itself is no longer the newest, StreamUnavailable.
+        of a write. Raises Fenced if this lease itself is no longer the newest, StreamMissing (the stream is gone),
+        StreamUnavailable.
         """
         ...
 
@@ -114,7 +115,8 @@ class Lease(Protocol):
 
         Returns as soon as there is any record; an empty batch after `wait_s` seconds without one. Moves the reading
         position to the batch's end; a call that is cancelled or raises does not move it. Only committed records are
-        ever seen. Raises PositionLost (the reading position is past retention), Fenced, StreamUnavailable.
+        ever seen. Raises PositionLost (the reading position is past retention), AnotherStream (the stream was made
+        again under its name), StreamMissing, Fenced, StreamUnavailable.
         """
         ...
 

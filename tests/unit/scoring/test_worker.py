@@ -151,7 +151,8 @@ async def test_a_lost_reply_loses_and_repeats_nothing(
     tmp_path: Path, phase: str, error: CutbankError, skip: int
 ) -> None:
     async with Stage(tmp_path).opened() as stage:
-        await stage.publish(trades(60))
+        # Steps are joined while one is published, but none has more than 7 lines: these are some ten at the least.
+        await stage.publish(trades(200))
         await run_with(stage, failing("publish", phase, error, times=2, skip=skip))
         assert await stage.lines("anomalies") == (await stage.oracle())["anomalies"]
         assert stage.metrics.counters["cutbank_retries_total"] >= 1

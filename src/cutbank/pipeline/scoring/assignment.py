@@ -21,7 +21,6 @@ from cutbank.clock import Clock
 from cutbank.errors import (
     AlreadyExists,
     AnotherStream,
-    Fenced,
     ObjectMissing,
     PartitionStopped,
     PositionLost,
@@ -32,11 +31,12 @@ from cutbank.errors import (
 from cutbank.metrics import Metrics
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
+from cutbank.pipeline.scoring.room import Rooms
 from cutbank.pipeline.scoring.shelf import ModelShelf
 from cutbank.pipeline.scoring.snapshots import RUN_MAX, Birth, Run, StreamBirth
-from cutbank.pipeline.scoring.state import Inventory, SnapshotEntry, StateRoom
+from cutbank.pipeline.scoring.state import Inventory, SnapshotEntry, StateRoom, check_newest_run
 from cutbank.pipeline.spec import PipelineSpec
-from cutbank.records import Partition, Position
+from cutbank.records import Batch, Partition, Position
 from cutbank.transports.base import Lease, Start, StreamInfo, Transport
 
 ROUNDS_MAX = 8
@@ -63,6 +63,7 @@ class Scene:
     clock: Clock
     metrics: Metrics
     threads: Executor
+    rooms: Rooms
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run CPU-bound work off the event loop. If cancelled, the work still ends, unseen."""
@@ -223,6 +224,11 @@ class Assignment:
         start = birth.starts.get(self._partition.id)
         if start is None:
             start = await self._scene.transport.position_at(self._partition, Start("earliest"))
+            self._log.warning(
+                "partition was added: its model begins empty, at its oldest record",
+                start=start,
+                meaning="records whose keys have moved here are scored without what their old partitions had learned",
+            )
         await self._begin(info, number=1, start=start)
 
     async def _begin(self, info: StreamInfo, *, number: int, start: Position) -> NoReturn:
@@ -332,27 +338,39 @@ class Assignment:
         scene, first = self._scene, model.next
         self._log.info("replaying", run=model.run.number, start=first, end=position)
         self._lease.seek(first)
-        empty = 0
         try:
-            while model.next < position:
-                if self._stop.is_set():
-                    return False
-                before = model.next
-                batch = await self._lease.receive(
-                    records_max=scene.config.batch_records_max,
-                    bytes_max=scene.config.batch_bytes_max,
-                    wait_s=scene.config.wait_s,
-                )
-                done = await scene.in_thread(partial(model.replay, batch.before(position)))
+            batch = await self._read_on(first, position)
+            while batch is not None:
+                learning = asyncio.ensure_future(scene.in_thread(partial(model.replay, batch.before(position))))
+                try:
+                    # The next records come while these are learnt, as they do when live.
+                    following = await self._read_on(batch.end, position)
+                    done = await learning
+                finally:
+                    # Only left undone by an error or cancellation: then this model is never used.
+                    learning.cancel()
+                    learning.add_done_callback(lambda left: left.cancelled() or left.exception())
                 scene.metrics.add("cutbank_replayed_records_total", done.records)
-                empty = 0 if model.next > before else empty + 1
-                if empty > EMPTY_READS_MAX:
-                    raise StreamUnavailable(f"{self._partition}: the log does not reach {position} yet")
+                batch = following
         except PositionLost as error:
             why = f"records from {first} on are needed to rebuild the model of {self._partition} and are gone ({error})"
             await self._begin_from_oldest(info, inventory, why)
+        if model.next < position:
+            return False
         self._log.info("replayed", run=model.run.number, next=model.next)
         return True
+
+    async def _read_on(self, reached: Position, position: Position) -> Batch | None:
+        """The records that follow, as long as `position` is not reached; None where it is, or if asked to stop."""
+        wait_s = self._scene.config.wait_s
+        for _ in range(EMPTY_READS_MAX + 1):
+            if reached >= position or self._stop.is_set():
+                return None
+            records_max, bytes_max = self._scene.rooms.room()
+            batch = await self._lease.receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s)
+            if batch.end > reached:
+                return batch
+        raise StreamUnavailable(f"{self._partition}: the log does not reach {position} yet")
 
     async def _forget_futures(self, inventory: Inventory, number: int, committed: Position | None) -> None:
         """Delete snapshots of this run from beyond the committed position, which was read twice since they were listed.
@@ -378,10 +396,3 @@ def _ends_before(info: StreamInfo, partition: Partition, position: Position) -> 
 def _begins_after(info: StreamInfo, partition: Partition, position: Position) -> bool:
     """Whether the record at this position is past retention."""
     return any(bounds.partition == partition and position < bounds.oldest for bounds in info.partitions)
-
-
-async def check_newest_run(state: StateRoom, run: Run) -> None:
-    """Raise Fenced if a newer run than ours was born: somebody else owns the partition."""
-    newest = (await state.inventory(run.partition)).newest_run
-    if newest > run.number:
-        raise Fenced(f"{run.partition}: run {newest} was born, ours is run {run.number}")

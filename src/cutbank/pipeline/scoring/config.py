@@ -25,9 +25,12 @@ class ScorerConfig(Settings):
     snapshot_stop_s: float = Field(default=10.0, gt=0.0, le=300.0)
     """Seconds that the last snapshot may take when a partition is handed over or the process stops."""
     batch_records_max: int = Field(default=4096, ge=1, le=65536)
-    """Most records scored and committed in one step. Memory: three batches a partition."""
+    """Most records scored at once, and most lines published at once."""
     batch_bytes_max: int = Field(default=4 << 20, ge=1024, le=64 << 20)
-    """About the most bytes of values in one step."""
+    """About the most bytes of values scored at once, and of lines published at once."""
+    batches_bytes_max: int = Field(default=64 << 20, ge=1 << 20, le=1 << 40)
+    """About the most memory for the batches of all partitions together, bytes, 1 MiB and up: with many partitions each
+    one's are smaller, down to 64 records."""
     wait_s: float = Field(default=0.5, gt=0.0, le=10.0)
     """Seconds that a read waits for the first record; the lag gauges move at least this often."""
     threads: int = Field(default=2, ge=1, le=64)

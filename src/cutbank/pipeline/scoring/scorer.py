@@ -21,6 +21,7 @@ from cutbank.pipeline.scoring.assignment import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.gauges import ROLE
 from cutbank.pipeline.scoring.model import DetectorSource, registered
+from cutbank.pipeline.scoring.room import Rooms
 from cutbank.pipeline.scoring.state import StateRoom
 from cutbank.pipeline.scoring.worker import ScorerWorker
 from cutbank.pipeline.spec import PipelineSpec
@@ -76,6 +77,7 @@ async def run_scorer(
             clock=clock,
             metrics=metrics,
             threads=threads,
+            rooms=Rooms(config),
         )
         if not await unless_stopped(_prepare(scene, state_store, rng), stop):
             return

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from cutbank.errors import AlreadyExists, ObjectMissing, SnapshotUnusable, StoreUnavailable
+from cutbank.errors import AlreadyExists, Fenced, ObjectMissing, SnapshotUnusable, StoreUnavailable
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.scoring.snapshots import (
     SNAPSHOT_BYTES_MAX,
     Birth,
+    Run,
     Snapshot,
     StreamBirth,
     birth_bytes,
@@ -173,3 +174,10 @@ class StateRoom:
     async def discard(self, entry: SnapshotEntry) -> None:
         """Delete one snapshot that remembers records which the log no longer has."""
         await self._store.delete(entry.key)
+
+
+async def check_newest_run(state: StateRoom, run: Run) -> None:
+    """Raise Fenced if a newer run than ours was born: somebody else owns the partition."""
+    newest = (await state.inventory(run.partition)).newest_run
+    if newest > run.number:
+        raise Fenced(f"{run.partition}: run {newest} was born, ours is run {run.number}")

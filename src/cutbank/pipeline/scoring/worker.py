@@ -1,15 +1,17 @@
 """Scores one partition: from a lease until it is asked to stop.
 
-Owns the order of a step: receive, score, publish with the end of what was scored. Invariants: outputs and the position
-after them go in one atomic step; a step whose outcome is unknown is settled by a fence before anything else is tried;
-a snapshot is frozen only when all that the model has seen is committed.
+Owns the order of its steps: receive, score, publish with the end of what was scored. Invariants: outputs and the
+position after them go in one atomic step; a step whose outcome is unknown is settled by a fence before the next one
+begins; a snapshot is frozen only when all that the model has seen is committed.
 
-Calls on the lease come from one task, one after another. While a batch is scored in a thread, the one before it is
-published and the next one is read: at most three batches a partition are in memory.
+One task decides; at most one call of each kind is under way: a batch is received while the one before it is scored in a
+thread and what was scored before that is published. In memory are a batch that was received, one that is scored, the
+backlog's lines and those of the step under way.
 """
 
 import asyncio
 import random
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,20 +20,19 @@ import structlog
 from cutbank.errors import (
     CutbankError,
     Fenced,
-    MessageTooLarge,
-    OutcomeUnknown,
     PartitionStopped,
     PositionLost,
-    StreamUnavailable,
 )
 from cutbank.pipeline.partitions import pause
-from cutbank.pipeline.scoring.assignment import Assignment, Ready, Scene, check_newest_run
+from cutbank.pipeline.scoring.assignment import Assignment, Ready, Scene
+from cutbank.pipeline.scoring.backlog import Backlog
 from cutbank.pipeline.scoring.gauges import LagGauges
 from cutbank.pipeline.scoring.keeper import SnapshotKeeper
 from cutbank.pipeline.scoring.model import PartitionModel, Scored
 from cutbank.pipeline.scoring.shelf import ModelShelf
 from cutbank.pipeline.scoring.snapshots import SNAPSHOT_BYTES_MAX, snapshot_bytes
-from cutbank.records import Batch, Partition, Position
+from cutbank.pipeline.scoring.step import Step
+from cutbank.records import Batch, Partition
 from cutbank.retry import RetryPolicy, retrying
 from cutbank.transports.base import Lease
 
@@ -40,6 +41,10 @@ PUBLISH = RetryPolicy(attempts_max=8, delay_s_first=0.05, delay_s_max=2.0)
 
 LAG_S = 1.0
 """Seconds between two looks at the lag."""
+
+READ_AHEAD_RECORDS = 256
+"""A batch of so many records takes longer to score than to fetch the next one: that is received meanwhile. One of fewer
+is all that had come; read on beside it, the next ones would be smaller yet, and each costs a round trip."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +69,8 @@ class ScorerWorker:
         StoreUnavailable to be started again.
         """
         async with self._shelf.room(lease.partition, stop=stop):
-            await self._work(lease, stop)
+            with self._scene.rooms.partition():
+                await self._work(lease, stop)
 
     async def _work(self, lease: Lease, stop: asyncio.Event) -> None:
         anew = 0
@@ -104,8 +110,20 @@ class _Live:
         self._rng = rng
         self._committed = ready.committed
         self._in_thread = False
+        self._receiving: asyncio.Task[Batch | None] | None = None
+        self._faulted = False
+        """The last receive failed while other things were under way."""
+        self._batch: Batch | None = None
+        """Received and not begun to be scored."""
+        self._scoring: asyncio.Task[Scored] | None = None
+        self._ahead = False
+        """Whether to receive while the batch in the thread is scored."""
+        self._held = False
+        """A snapshot is due: nothing is scored until what was scored is published."""
+        self._backlog = Backlog(scene.rooms.room)
+        self._publishing: asyncio.Task[None] | None = None
+        self._helpers: set[asyncio.Task[None]] = set()
         self._lag = LagGauges(lease.partition, clock=scene.clock, metrics=scene.metrics)
-        self._lag_due_s = scene.clock.monotonic_s()
         self._keeper = SnapshotKeeper(
             scene.state,
             partition=lease.partition,
@@ -126,83 +144,109 @@ class _Live:
     async def run(self) -> None:
         """Until stopped: everything received and scored is published then, and a snapshot taken."""
         log.info("live", partition=str(self._lease.partition), run=self.model.run.number, next=self.model.next)
-        telling = asyncio.create_task(self._keep_telling(), name=f"lag {self._lease.partition}")
+        lag = f"lag {self._lease.partition}"
+        self._helpers = {asyncio.create_task(call, name=lag) for call in (self._keep_asking(), self._keep_telling())}
         try:
             await self._steps()
             await self._last_snapshot()
         finally:
-            telling.cancel()
+            for helper in self._helpers:
+                helper.cancel()
+                helper.add_done_callback(_look_at)
+            await asyncio.wait(self._helpers)
             await self._keeper.abandon()
 
     async def _steps(self) -> None:
-        scored: Scored | None = None
-        batch: Batch | None = None
-        while True:
-            if batch is None or self._stop.is_set():
-                # Nothing more to score beside it: publish at once, then there is time for everything else.
-                if scored is not None:
-                    await self._publish(scored)
-                    scored = None
-                if self._stop.is_set():
+        """Receive, score and publish until stopped; what is scored by then is published, what is not stays unread."""
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            while True:
+                self._keeper.check()
+                await self._snapshot_if_due()
+                self._start()
+                if not (under_way := self._under_way()):
                     return
-                await self._between()
-                batch = await self._receive_or_stop()
-                continue
-            scored, batch = await self._score(batch, beside=scored)
-            if self._keeper.due(self.model.next):
-                await self._publish(scored)
-                scored = None
-                await self._snapshot()
-
-    async def _score(self, batch: Batch, *, beside: Scored | None) -> tuple[Scored, Batch | None]:
-        """Score a batch in a thread; publish the one before it and read the next one in the meantime."""
-        began_s = self._scene.clock.monotonic_s()
-        self._in_thread = True
-        scoring = asyncio.ensure_future(self._scene.in_thread(partial(self.model.apply, batch)))
-        try:
-            if beside is not None:
-                await self._publish(beside)
-            following = await self._read_ahead()
-            scored = await scoring
-            self._in_thread = False
+                if not self._stop.is_set():
+                    under_way.add(stopping)
+                await asyncio.wait(under_way | self._helpers, return_when=asyncio.FIRST_COMPLETED)
+                self._finish()
         finally:
-            # Only left undone by an error or cancellation: then this model is never used again.
-            scoring.cancel()
-            _look_at(scoring)
-        self._scene.metrics.observe("cutbank_score_seconds", self._scene.clock.monotonic_s() - began_s)
-        return scored, following
+            stopping.cancel()
+            await self._abandon()
 
-    async def _read_ahead(self) -> Batch | None:
-        """The next batch if it is there already. A fault must wait: what is being scored is published before it."""
-        try:
-            await self._tell_lag()
-            return await self._receive(wait_s=0.0)
-        except Fenced:
-            raise
-        except CutbankError:
-            return None  # the next receive, with nothing in hand, meets it again
+    def _under_way(self) -> "set[asyncio.Task[Any]]":
+        return {task for task in (self._receiving, self._scoring, self._publishing) if task is not None}
+
+    def _start(self) -> None:
+        """Begin whatever can begin; nothing can once all is done and stopped."""
+        stop = self._stop.is_set()
+        if self._publishing is None and self._backlog:
+            self._publishing = asyncio.create_task(self._publish(self._backlog.take()))
+        if stop and self._receiving is not None:
+            self._receiving.cancel()  # what would have come stays unread
+        if stop:
+            return
+        if self._scoring is None and self._batch is not None and not (self._held or self._backlog.full):
+            self._in_thread = True
+            self._ahead = len(self._batch) >= READ_AHEAD_RECORDS
+            self._scoring = asyncio.create_task(self._score(self._batch))
+            self._batch = None
+        if self._receiving is None and self._batch is None and (self._scoring is None or self._ahead):
+            # After a fault it is asked again with nothing in hand: what was scored is published before it counts.
+            if self._faulted and (self._scoring, self._publishing) != (None, None):
+                return
+            self._receiving = asyncio.create_task(self._receive(wait_s=self._scene.config.wait_s))
+
+    def _finish(self) -> None:
+        """Take what has ended, in the order of the records. Raises what they raised."""
+        for helper in self._helpers:
+            if helper.done():
+                helper.result()
+        if (publishing := self._publishing) is not None and publishing.done():
+            self._publishing = None
+            publishing.result()
+        if (scoring := self._scoring) is not None and scoring.done():
+            self._scoring = None
+            self._backlog.put(scoring.result())
+            self._in_thread = False
+        if (receiving := self._receiving) is not None and receiving.done():
+            self._receiving = None
+            self._take(receiving)
+
+    def _take(self, receiving: "asyncio.Task[Batch | None]") -> None:
+        if receiving.cancelled():
+            return
+        idle = (self._scoring, self._publishing) == (None, None) and not self._backlog
+        error = receiving.exception()
+        if isinstance(error, CutbankError) and not isinstance(error, Fenced) and not idle:
+            self._faulted = True
+            return
+        self._faulted = False
+        self._batch = receiving.result()
+
+    async def _abandon(self) -> None:
+        """After an error or cancellation: calls on the lease end here; a model in a thread is never used again."""
+        calls = self._under_way()
+        for task in calls:
+            task.cancel()
+            task.add_done_callback(_look_at)
+        if calls:
+            await asyncio.wait(calls)
+        self._receiving = self._scoring = self._publishing = None
+
+    async def _score(self, batch: Batch) -> Scored:
+        """Score a batch in a thread."""
+        began_s = self._scene.clock.monotonic_s()
+        scored = await self._scene.in_thread(partial(self.model.apply, batch))
+        self._scene.metrics.observe("cutbank_score_seconds", self._scene.clock.monotonic_s() - began_s)
+        return scored
 
     async def _receive(self, *, wait_s: float) -> Batch | None:
         """The next batch; None if there is nothing new."""
-        config = self._scene.config
-        batch = await self._lease.receive(
-            records_max=config.batch_records_max, bytes_max=config.batch_bytes_max, wait_s=wait_s
-        )
+        records_max, bytes_max = self._scene.rooms.room()
+        batch = await self._lease.receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s)
         self._lag.received(batch)
         return batch if len(batch) or batch.end > batch.start else None
-
-    async def _receive_or_stop(self) -> Batch | None:
-        """Like `_receive`, waiting; a stop ends the wait, and what would have come stays unread."""
-        receiving = asyncio.ensure_future(self._receive(wait_s=self._scene.config.wait_s))
-        stopping = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return await receiving if receiving.done() else None
-        finally:
-            stopping.cancel()
-            receiving.cancel()
-            await asyncio.wait({receiving})  # calls on a lease are never concurrent
-            _look_at(receiving)
 
     async def _publish(self, scored: Scored) -> None:
         """Publish what a batch gave, with its end, exactly once; returns when that is certain.
@@ -213,7 +257,7 @@ class _Live:
             return
         began_s = self._scene.clock.monotonic_s()
         await retrying(
-            _Step(self._scene, self._lease, self.model, scored, committed=self._committed).attempt,
+            Step(self._scene, self._lease, self.model, scored, committed=self._committed).attempt,
             policy=PUBLISH,
             clock=self._scene.clock,
             rng=self._rng,
@@ -241,27 +285,27 @@ class _Live:
         for arrival_ms in scored.anomaly_arrivals_ms:
             metrics.observe("cutbank_arrival_to_published_seconds", max((now_ms - arrival_ms) / 1000.0, 0.0))
 
-    async def _between(self) -> None:
-        """What is done when nothing is scored or published: a look at the lag, a snapshot."""
-        self._keeper.check()
-        if self._keeper.due(self.model.next):
-            await self._snapshot()
-        await self._tell_lag()
-
-    async def _tell_lag(self) -> None:
-        """Ask the log how much is unread, if it is time; then set the gauges."""
-        now_s = self._scene.clock.monotonic_s()
-        if now_s < self._lag_due_s:
-            return
-        self._lag_due_s = now_s + LAG_S
-        self._lag.unread(await self._lease.lag())
-        self._lag.tell()
+    async def _keep_asking(self) -> None:
+        """Ask the log now and then how much is unread, beside the steps, which wait for no such answer."""
+        while True:
+            with suppress(CutbankError):  # whoever reads and writes meets it too
+                self._lag.unread(await self._lease.lag())
+                self._lag.tell()
+            await self._scene.clock.sleep(LAG_S)
 
     async def _keep_telling(self) -> None:
-        """Let the gauges grow with time, also while a step hangs. Asks the log nothing: the lease is the steps'."""
+        """Let the gauges grow with time, also while everything else hangs."""
         while True:
             await self._scene.clock.sleep(LAG_S)
             self._lag.tell()
+
+    async def _snapshot_if_due(self) -> None:
+        """Between two batches, when everything scored is committed: until it is, nothing more is scored."""
+        resting = self._scoring is None
+        self._held = resting and not self._stop.is_set() and self._keeper.due(self.model.next)
+        if self._held and self._publishing is None and not self._backlog:
+            await self._snapshot()
+            self._held = False
 
     async def _snapshot(self) -> None:
         """Freeze the model and give it to the keeper. Nothing is being scored, everything scored is committed."""
@@ -289,52 +333,7 @@ class _Live:
                 await self._keeper.finish(within_s=left_s)
 
 
-def _look_at(task: "asyncio.Future[Any]") -> None:
+def _look_at(task: "asyncio.Task[Any]") -> None:
     """A task that failed while another error was on its way need not be reported as forgotten."""
     if task.done() and not task.cancelled():
         task.exception()
-
-
-class _Step:
-    """One publish-and-commit, tried until it is known to be done."""
-
-    def __init__(
-        self, scene: Scene, lease: Lease, model: PartitionModel, scored: Scored, *, committed: Position
-    ) -> None:
-        self._scene = scene
-        self._lease = lease
-        self._model = model
-        self._scored = scored
-        self._committed = committed
-        self._unsure = False
-
-    async def attempt(self) -> None:
-        """Raises StreamUnavailable to be called again."""
-        if self._unsure and await self._done():
-            return
-        self._unsure = True
-        try:
-            if self._scored.outputs:
-                await self._lease.publish_and_commit(self._scored.outputs, self._scored.end)
-            else:
-                await self._lease.commit(self._scored.end)
-        except OutcomeUnknown as error:
-            raise StreamUnavailable(str(error)) from error
-        except MessageTooLarge as error:
-            raise PartitionStopped(
-                f"{self._lease.partition}: an output stream refuses a message that Cutbank's own limit lets pass "
-                f"({error}); raise the stream's limit to {error.bytes_max} bytes or more"
-            ) from error
-
-    async def _done(self) -> bool:
-        """After a fence, the committed position tells: the batch's end: done; its start: not; else given up."""
-        committed = await self._lease.fence()
-        await check_newest_run(self._scene.state, self._model.run)
-        if committed == self._scored.end:
-            return True
-        if committed != self._committed:
-            raise Fenced(
-                f"{self._lease.partition}: committed position {committed} is neither the start nor the end of the "
-                f"batch in hand ({self._committed} to {self._scored.end})"
-            )
-        return False
