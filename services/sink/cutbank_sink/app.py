@@ -6,6 +6,8 @@ Event-loop only.
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+import structlog
+
 from cutbank.objects import open_store
 from cutbank.pipeline.partitions import unless_stopped
 from cutbank.pipeline.sinking import run_sink
@@ -13,6 +15,8 @@ from cutbank.pipeline.spec import PipelineSpec, load_spec
 from cutbank.runtime.service import Runtime, Service
 from cutbank.transports import open_transport
 from cutbank_sink.settings import SinkSettings
+
+log = structlog.get_logger(__name__)
 
 
 def _spec_hash(spec: PipelineSpec) -> str | None:
@@ -30,16 +34,17 @@ async def run(settings: SinkSettings, runtime: Runtime) -> None:
     config = replace(settings.config(spec), spec_hash=_spec_hash(spec))
     clock, metrics = runtime.clock, runtime.metrics
     async with AsyncExitStack() as stack:
-        log = open_transport(
+        opening = open_transport(
             settings.transport_url,
             clock=clock,
             metrics=metrics,
             tell=lambda ok, why: runtime.health.ready("group", ok, why),
         )
         # A cluster may be long in coming; told to stop meanwhile, there is nothing to finish.
-        if (transport := await unless_stopped(stack.enter_async_context(log), runtime.stop)) is None:
+        if (transport := await unless_stopped(stack.enter_async_context(opening), runtime.stop)) is None:
             return
         store = await stack.enter_async_context(open_store(settings.store_url, clock=clock, metrics=metrics))
+        log.info("objects go below the root, one a minute in which there is an anomaly", root=settings.store_url)
         await run_sink(
             transport,
             store,
