@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test lint types imports unit test-servers bench bench-kafka simulate chaos chaos-kafka bad-input prove lock wheel format clean
+.PHONY: docs help demo test lint types imports unit test-servers test-containers bench bench-kafka simulate chaos chaos-kafka bad-input prove lock wheel format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ unit: $(VENV)/dev
 test-servers: $(VENV)/dev ## the long tests, `make chaos KILLS=20`, and what needs a server: Kafka by Java and Maven, or the one at KAFKA_BOOTSTRAP_SERVERS
 	$(BIN)/pytest -m "(long or servers) and not containers" --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 	@PYTHONPATH=tests $(BIN)/python -m chaos --kills 20
+
+test-containers: $(VENV)/dev ## our images, docker-compose.yml, the contract on a broker in a container; by a Docker engine, or by root with docker.io installed
+	$(BIN)/pytest -m containers $(PYTEST_ARGS)
+	KAFKA_OF_TESTS=container $(BIN)/pytest tests/contract/test_kafka.py $(PYTEST_ARGS)
 
 simulate: $(VENV)/dev ## whole systems on simulated time: SEEDS=1000 FIRST=0, or SEED=123 with its history
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(ARGS)

@@ -1,6 +1,7 @@
 """The brokers that tests ask for: one shared by the session, or new ones for a module that stops them. Owns both.
 
-`KAFKA_BOOTSTRAP_SERVERS` names a shared one that is there already; else Apache Kafka is started from its jars; where
+`KAFKA_BOOTSTRAP_SERVERS` names a shared one that is there already; `KAFKA_OF_TESTS=container` has testcontainers run
+one (Redpanda, or Kafka in its place where images can't be pulled); else Apache Kafka is started from its jars. Where
 Java or Maven are missing, tests that need them are skipped by name, or fail where `CI` is set. The summary says which
 broker it was. Each test that asks for a fixture of this file gets the marker `servers`: `make test` leaves it to
 `make test-servers`. A pytest plugin.
@@ -48,6 +49,15 @@ def broker(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
         _note(pytestconfig, name)
         yield Broker(name, there, None)
         return
+    if os.environ.get("KAFKA_OF_TESTS") == "container":
+        from containers.broker import broker_in_container
+        from containers.fixtures import engine_of
+
+        with ExitStack() as closing:
+            name, there = closing.enter_context(broker_in_container(engine_of(closing)))
+            _note(pytestconfig, name)
+            yield Broker(name, there, None)
+        return
     _needs_kafka(pytestconfig)
     with KafkaCluster(tmp_path_factory.mktemp("kafka")) as cluster:
         name = f"Apache Kafka {kafka_version()}, started by the tests"
@@ -58,7 +68,9 @@ def broker(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 class NewCluster(Protocol):
     """Starts a cluster that the module's tests may stop; it is closed after the last of them."""
 
-    def __call__(self, *, brokers: int = 1, properties: Mapping[str, str] | None = None) -> KafkaCluster:
+    def __call__(
+        self, *, brokers: int = 1, properties: Mapping[str, str] | None = None, version: str | None = None
+    ) -> KafkaCluster:
         """Returns when it answers; not inside an event loop. Raises RuntimeError."""
         ...
 
@@ -69,9 +81,13 @@ def new_cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFa
     _needs_kafka(pytestconfig)
     with ExitStack() as closing:
 
-        def new(*, brokers: int = 1, properties: Mapping[str, str] | None = None) -> KafkaCluster:
-            cluster = KafkaCluster(tmp_path_factory.mktemp("kafka"), brokers=brokers, properties=properties)
-            _note(pytestconfig, f"Apache Kafka {kafka_version()}, started by the tests")
+        def new(
+            *, brokers: int = 1, properties: Mapping[str, str] | None = None, version: str | None = None
+        ) -> KafkaCluster:
+            _needs_kafka(pytestconfig, version)
+            folder = tmp_path_factory.mktemp("kafka")
+            cluster = KafkaCluster(folder, brokers=brokers, properties=properties, version=version)
+            _note(pytestconfig, f"Apache Kafka {version or kafka_version()}, started by the tests")
             return closing.enter_context(cluster)
 
         yield new
@@ -99,11 +115,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.servers)
 
 
-def _needs_kafka(config: pytest.Config) -> None:
+def _needs_kafka(config: pytest.Config, version: str | None = None) -> None:
     """Skip the test that asks where no Kafka can be started, saying what is missing."""
     try:
         java()
-        kafka_jars()
+        kafka_jars(version)
     except ServerUnavailable as missing:
         _note(config, f"none, {missing}")
         if "CI" in os.environ:  # where a commit is judged, nothing is left out in silence

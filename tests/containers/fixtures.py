@@ -1,0 +1,58 @@
+"""The Docker engine that tests ask for, one for the session. Owns nothing but its start and end. A pytest plugin.
+
+Where there is none and none can be started, tests that need it are skipped by name, or fail where `CI` is set. Each
+test that asks for it gets the markers `containers` and `servers`: `make test-containers` runs these.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from brokers.jars import ServerUnavailable
+from containers.engine import Engine, running_engine
+
+_NAMES = pytest.StashKey[list[str]]()
+
+
+def engine_of(closing: ExitStack) -> Engine:
+    """An engine until `closing` closes; skips the test, or fails it where `CI` is set."""
+    try:
+        return closing.enter_context(running_engine())
+    except ServerUnavailable as missing:
+        if "CI" in os.environ:  # where a commit is judged, nothing is left out in silence
+            pytest.fail(f"no containers: {missing}", pytrace=False)
+        pytest.skip(f"no containers: {missing}")
+
+
+@pytest.fixture(scope="session")
+def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
+    """An engine with a compose plugin; whether it pulls images it says itself."""
+    with ExitStack() as closing:
+        found = engine_of(closing)
+        pytestconfig.stash[_NAMES].append(found.name)
+        yield found
+
+
+@pytest.fixture
+def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Puts a line into the summary."""
+    return pytestconfig.stash[_NAMES].append
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.containers)
+            item.add_marker(pytest.mark.servers)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_NAMES] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name in config.stash[_NAMES]:
+        terminalreporter.write_line(f"Containers of the tests: {name}")
