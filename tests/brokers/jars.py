@@ -33,16 +33,21 @@ def java() -> str:
     return program("java", "install a Java 17 runtime")
 
 
-def kafka_jars() -> Path:
-    """The folder with all jars, filled if need be (seconds, or minutes on a slow line). Raises ServerUnavailable."""
-    folder = CACHE / f"kafka-{kafka_version()}"
+def kafka_jars(version: str | None = None) -> Path:
+    """The folder with all jars, filled if need be (seconds, or minutes on a slow line). Raises ServerUnavailable.
+
+    `version`: another than the pom's.
+    """
+    version = version or kafka_version()
+    folder = CACHE / f"kafka-{version}"
     if folder.is_dir():
         return folder
     maven = program("mvn", "install Maven, or copy Kafka's jars to " + str(folder))
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="kafka-") as scratch:
         shutil.copy(POM, scratch)
-        command = [maven, "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars"]
+        copy = ("dependency:copy-dependencies", "-DoutputDirectory=jars", f"-Dkafka.version={version}")
+        command = [maven, "-q", "-B", *copy]
         try:
             done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=MAVEN_S, check=False)
         except subprocess.TimeoutExpired:

@@ -82,8 +82,11 @@ class Address:
 class KafkaServer:
     """One broker, which is a controller too."""
 
-    def __init__(self, address: Address, folder: Path, properties: Mapping[str, str]) -> None:
+    def __init__(
+        self, address: Address, folder: Path, properties: Mapping[str, str], *, version: str | None = None
+    ) -> None:
         self.address = address
+        self._version = version
         self._folder = folder
         self._properties = folder / "server.properties"
         folder.mkdir(parents=True)
@@ -167,7 +170,17 @@ class KafkaServer:
     def _command(self, *arguments: str) -> list[str]:
         jvm = (java(), *_HEAP, "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.showDateTime=true")
         parent = os.getpid()
-        return [sys.executable, "-S", "-c", _RUN, str(parent), *jvm, "-cp", f"{kafka_jars()}/*", *arguments]
+        return [
+            sys.executable,
+            "-S",
+            "-c",
+            _RUN,
+            str(parent),
+            *jvm,
+            "-cp",
+            f"{kafka_jars(self._version)}/*",
+            *arguments,
+        ]
 
 
 class KafkaCluster:
@@ -181,10 +194,12 @@ class KafkaCluster:
         properties: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
         format_options: Sequence[str] = (),
+        version: str | None = None,
     ) -> None:
         """Data below `folder`, which must not hold any yet. `properties` come over ours, on every broker.
 
         `listeners`: others besides ours, name to security protocol. `format_options`: for the storage tool.
+        `version`: of Kafka, another than the pom's.
         """
         self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
         self._format_options = tuple(format_options)
@@ -202,7 +217,10 @@ class KafkaCluster:
             properties = {_PROTOCOLS: ",".join(protocols), **(properties or {})}
         self.servers = tuple(
             KafkaServer(
-                address, folder / f"broker-{address.node}", self._settings(address, addresses, folder, properties)
+                address,
+                folder / f"broker-{address.node}",
+                self._settings(address, addresses, folder, properties),
+                version=version,
             )
             for address in addresses
         )

@@ -2,11 +2,15 @@
 
 Listeners besides the open ones: SASL (PLAIN, SCRAM-SHA-256 and -512 in the clear), SASLTLS (the same over TLS) and TLS
 (a client certificate is asked for). `FULL` and the client certificate may do everything, `LIMITED` what `allow` gives.
+SASLTLS also takes unsigned tokens by OAUTHBEARER, with which `TOKEN_USER` may do everything.
 Certificates are made anew each time by the openssl program; nothing outlives the test session.
 """
 
 import asyncio
+import base64
+import json
 import subprocess
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -18,7 +22,7 @@ from aiokafka.protocol.admin import CreateAclsRequest, DescribeAclsRequest
 from brokers.jars import program
 from brokers.kafka_server import READY_S, KafkaCluster
 
-FULL, LIMITED = "full", "limited"
+FULL, LIMITED, TOKEN_USER = "full", "limited", "token-user"
 PASSWORD = "of-the-tests"  # noqa: S105  # for a broker on the loopback that lives as long as the tests
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LISTENERS = {"SASL": "SASL_PLAINTEXT", "SASLTLS": "SASL_SSL", "TLS": "SSL"}
@@ -72,7 +76,7 @@ def certificates(folder: Path) -> Certificates:
     )
 
 
-def _openssl(*arguments: str | Path) -> None:
+def openssl(*arguments: str | Path) -> None:
     path = program("openssl", "install openssl")
     done = subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -81,7 +85,7 @@ def _openssl(*arguments: str | Path) -> None:
 
 def _authority(folder: Path, name: str) -> tuple[Path, Path]:
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
-    _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", _DAYS, "-subj", f"/CN={name}",
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", _DAYS, "-subj", f"/CN={name}",
              "-keyout", key, "-out", certificate)  # fmt: skip
     return certificate, key
 
@@ -90,8 +94,8 @@ def _signed(folder: Path, name: str, extension: str, authority: Path, authority_
     key, request, certificate = (folder / f"{name}.{ending}" for ending in ("key", "csr", "crt"))
     extensions = folder / f"{name}.ext"
     extensions.write_text(extension + "\n")
-    _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
-    _openssl("x509", "-req", "-in", request, "-CA", authority, "-CAkey", authority_key, "-CAcreateserial",
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+    openssl("x509", "-req", "-in", request, "-CA", authority, "-CAkey", authority_key, "-CAcreateserial",
              "-days", _DAYS, "-extfile", extensions, "-out", certificate)  # fmt: skip
     both = folder / f"{name}.pem"
     both.write_text(key.read_text() + certificate.read_text())
@@ -136,6 +140,16 @@ class SecuredKafka:
             "SASL", security="SASL_PLAINTEXT", username=user, password_file=self.password_file, **options
         )  # fmt: skip
 
+    def unsigned_token(self) -> tuple[str, int]:
+        """A token that the broker takes for TOKEN_USER's, and when it ends, ms since the epoch."""
+        now_s = time.time()
+        claims = {"sub": TOKEN_USER, "iat": now_s, "exp": now_s + 900}
+        parts = [
+            base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+            for part in ({"alg": "none"}, claims)
+        ]
+        return f"{parts[0]}.{parts[1]}.", int((now_s + 900) * 1000)
+
     async def allow(self, resource: Resource, name: str, *operations: Operation, prefixed: bool = False) -> None:
         """Permit LIMITED this; returns when the broker goes by it."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers())
@@ -162,7 +176,7 @@ def _properties(keys: Certificates) -> dict[str, str]:
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     properties = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": f"User:ANONYMOUS;User:{FULL};User:CN=client",
+        "super.users": f"User:ANONYMOUS;User:{FULL};User:{TOKEN_USER};User:CN=client",
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(keys.server),
         "ssl.truststore.type": "PEM",
@@ -174,4 +188,7 @@ def _properties(keys: Certificates) -> dict[str, str]:
         properties[f"listener.name.{listener}.plain.sasl.jaas.config"] = f"{plain} {users};"
         for mechanism in MECHANISMS[1:]:
             properties[f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config"] = scram
+    bearer = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
+    properties["listener.name.sasltls.sasl.enabled.mechanisms"] += ",OAUTHBEARER"
+    properties["listener.name.sasltls.oauthbearer.sasl.jaas.config"] = f'{bearer} unsecuredLoginStringClaim_sub="x";'
     return properties

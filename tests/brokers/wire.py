@@ -93,6 +93,7 @@ class Wire:
         self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._ambushes: list[Ambush] = []
+        self._repeated: dict[int, bytes] = {}
         self._flowing = asyncio.Event()
         self._flowing.set()
 
@@ -106,6 +107,17 @@ class Wire:
         ambush = Ambush(api, fault, holding)
         self._ambushes.append(ambush)
         return ambush
+
+    def repeat(self, api: Api) -> None:
+        """From now on each request of that kind but the first gets the broker's reply to the one before it."""
+        self._repeated[api] = b""
+
+    def said(self, api: int, reply: bytes) -> bytes:
+        """For a connection: what the client gets in place of this reply, both without the correlation id."""
+        if api not in self._repeated:
+            return reply
+        before, self._repeated[api] = self._repeated[api], reply
+        return before or reply
 
     def cut(self) -> None:
         """Reset every connection, both ends; the next ones are accepted. What is held in them is lost."""
@@ -187,6 +199,8 @@ class _Connection:
         self._to_client = _Pipe(wire, writer)
         self._to_broker: _Pipe | None = None
         self._ambushed: dict[int, Ambush] = {}
+        self._asked: dict[int, int] = {}
+        """Kind of each request that is not answered yet, by its correlation id."""
 
     def reset_client(self) -> None:
         """Cut the client's end now."""
@@ -220,6 +234,7 @@ class _Connection:
     async def _pass_requests(self, broker: "_Pipe") -> None:
         while (frame := await _frame(self._from_client)) is not None:
             ambush = self._wire.meet(frame)
+            (self._asked[_number_at(frame, 4)],) = struct.unpack_from(">h", frame)
             if ambush is not None:
                 if ambush.fault is Fault.CUT_BEFORE:
                     ambush.met.set()
@@ -238,6 +253,7 @@ class _Connection:
     async def _pass_replies(self, from_broker: asyncio.StreamReader) -> None:
         while (frame := await _frame(from_broker)) is not None:
             ambush = self._ambushed.pop(_number_at(frame, 0), None)
+            frame = frame[:4] + self._wire.said(self._asked.pop(_number_at(frame, 0), -1), frame[4:])
             if ambush is not None:
                 ambush.reply = frame
                 ambush.answered.set()

@@ -6,16 +6,19 @@ from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import pytest
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from brokers.fixtures import Broker
 from cutbank.clock import SystemClock
 from cutbank.errors import AnotherStream, UsageError
-from cutbank.metrics import NoMetrics
+from cutbank.metrics import Metrics, NoMetrics
 from cutbank.records import Message, Partition, Position
+from cutbank.runtime.metrics import PrometheusMetrics
 from cutbank.testing.group_contract import Crew
 from cutbank.transports.base import StreamConfig, Transport
 from cutbank.transports.kafka import open_kafka
+from cutbank.transports.kafka.consumer import WAITING_NAMED_MAX
 
 WAIT_S_MAX = 60.0
 LOOK_S = 0.02
@@ -38,9 +41,9 @@ class Site:
         self._url = f"{broker.url}?prefix={self.prefix}&heartbeat_ms=100&session_timeout_ms=6000&metadata_ms=100"
         self._stack = stack
 
-    async def open(self, options: str = "") -> Transport:
+    async def open(self, options: str = "", *, metrics: Metrics | None = None) -> Transport:
         return await self._stack.enter_async_context(
-            open_kafka(self._url + options, clock=SystemClock(), metrics=NoMetrics())
+            open_kafka(self._url + options, clock=SystemClock(), metrics=metrics or NoMetrics())
         )
 
 
@@ -98,6 +101,38 @@ async def test_partitions_that_are_added_are_shared_out(site: Site) -> None:
         for lease in crew.held.values():
             await lease.fence()
         assert (await transport.describe("s")).partition_ids == ("0", "1", "2")
+
+
+async def test_a_process_holds_so_many_leases_and_what_is_over_waits_loudly(site: Site) -> None:
+    metrics = PrometheusMetrics()
+    group = f"{site.prefix}g"
+    first = await site.open("&leases_max=2", metrics=metrics)
+    await first.ensure(StreamConfig("s", partitions=3))
+    with structlog.testing.capture_logs() as logs:
+        async with Crew(first) as crew:
+            await until(lambda: metrics.value("cutbank_group_partitions_waiting", group=group) == 1)
+            assert set(crew.held) == {Partition("s", "0"), Partition("s", "1")}
+            for lease in crew.held.values():
+                await lease.fence()
+            (told,) = [line for line in logs if line["log_level"] == "error"]
+            assert (told["waiting"], told["leases_max"]) == ([f"{site.prefix}s/2"], 2)
+            assert "another process" in told["what_to_do"]
+            async with Crew(await site.open("&leases_max=2")) as other:
+                await until(lambda: Partition("s", "2") in other.held)
+                await until(lambda: metrics.value("cutbank_group_partitions_waiting", group=group) == 0)
+                await other.held[Partition("s", "2")].fence()
+            await until(lambda: metrics.value("cutbank_group_partitions_waiting", group=group) == 1)
+
+
+async def test_of_many_that_wait_some_are_named_and_all_are_counted(site: Site) -> None:
+    transport = await site.open("&leases_max=1")
+    await transport.ensure(StreamConfig("s", partitions=WAITING_NAMED_MAX + 3))
+    with structlog.testing.capture_logs() as logs:
+        async with Crew(transport) as crew:
+            await until(lambda: len(crew.held) == 1)
+            await until(lambda: any(line["log_level"] == "error" for line in logs))
+    (told,) = [line for line in logs if line["log_level"] == "error"]
+    assert (len(told["waiting"]), told["count"]) == (WAITING_NAMED_MAX, WAITING_NAMED_MAX + 2)
 
 
 async def test_a_topic_made_again_is_not_read_under_an_old_lease(site: Site) -> None:

@@ -90,6 +90,25 @@ async def check_log(url: str, spec: PipelineSpec) -> Finding:
     return Finding("ok", "log", f"{url}: {len(names)} stream(s){note}")
 
 
+async def check_brokers(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
+    """On Kafka: what the brokers are, and whether a committed position after a fence can be relied on there."""
+    if not url.startswith("kafka://"):
+        return ()
+    from cutbank.transports.kafka import KafkaTransport
+
+    try:
+        async with open_log(url, may_create=False) as transport:
+            assert isinstance(transport, KafkaTransport), "the scheme says so"
+            stream = spec.source if spec.source in await transport.streams() else None
+            report = await transport.check_brokers(f"{spec.name}.scorer", stream)
+    except CutbankError as error:
+        return (Finding("FAIL", "brokers", _why(error)),)
+    if report.warning:
+        return (Finding("warn", "brokers", report.warning),)
+    tried = f"; {report.rounds} fences tried, none showed a stale position" if report.rounds else ""
+    return (Finding("ok", "brokers", f"{report.names}{tried}"),)
+
+
 async def check_permissions(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
     """On Kafka: which services the user of this URL may run. Fails if none; each may have a user of its own."""
     if not url.startswith("kafka://"):

@@ -14,6 +14,7 @@ import click
 
 from cutbank.cli.checks import (
     Finding,
+    check_brokers,
     check_detector,
     check_disk,
     check_log,
@@ -55,9 +56,7 @@ async def findings(environ: Mapping[str, str], given: Mapping[str, str | None]) 
     yield check_detector(spec)
     folders: list[Path] = []
     for url in sorted(values.get("transport_url", ())):
-        log = await check_log(url, spec)
-        yield log
-        for finding in await check_permissions(url, spec) if log.level == "ok" else ():
+        for finding in await _check_url(url, spec):
             yield finding
         folders += _log_folder(url)
     for field, what in STORES.items():
@@ -66,6 +65,14 @@ async def findings(environ: Mapping[str, str], given: Mapping[str, str | None]) 
             folders += [Path(unquote(url.removeprefix("file://")))] if url.startswith("file://") else []
     for folder in dict.fromkeys(folders):
         yield check_disk(folder)
+
+
+async def _check_url(url: str, spec: PipelineSpec) -> list[Finding]:
+    """The log, and if it can be opened what it runs on."""
+    log = await check_log(url, spec)
+    if log.level != "ok":
+        return [log]
+    return [log, *await check_brokers(url, spec), *await check_permissions(url, spec)]
 
 
 def _check_service(

@@ -57,6 +57,12 @@ METRICS: tuple[Metric, ...] = (
         "1 while a group, or a partition held, has given no answer for stuck_ms (Kafka); alert above 0.",
         ("group",),
     ),
+    Metric(
+        "cutbank_group_partitions_waiting",
+        "gauge",
+        "Partitions that wait because this process holds leases_max of them (Kafka); alert above 0.",
+        ("group",),
+    ),
     Metric("cutbank_partitions_waiting", "gauge", "Partitions that wait for room for their model; alert above 0."),
     Metric("cutbank_models_bytes", "gauge", "Memory of the models in this process, live and kept, as computed, bytes."),
     Metric(

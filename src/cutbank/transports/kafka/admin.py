@@ -58,7 +58,7 @@ async def ensure(cluster: Cluster, config: StreamConfig) -> StreamInfo:
 
 
 async def _create(cluster: Cluster, config: StreamConfig) -> None:
-    replicated = cluster.brokers >= REPLICAS
+    replicated = len(cluster.brokers) >= REPLICAS
     settings = {
         TIMESTAMP_TYPE: "LogAppendTime",
         CLEANUP: "delete",

@@ -1,22 +1,14 @@
-"""One process's way to a Kafka cluster: connections, who leads what, who coordinates what, and when to ask again.
+"""One process's view of a Kafka cluster: its topics, who leads what, who coordinates what, and when to ask again.
 
-Owns aiokafka's client, the metadata seen last and the cache of coordinators. A broker answers the requests of one
-connection in order, so whoever may wait long (a fetch, a commit) has a **line** of its own: a name for its connections.
+Owns the metadata seen last and the cache of coordinators; `connections` owns the way there.
 
 Invariant: a request is sent again only where its caller says that twice is as good as once. Event-loop only.
 """
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import structlog
-from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
-from aiokafka.errors import KafkaError, NodeNotReadyError
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from cutbank.clock import Clock
@@ -33,20 +25,13 @@ from cutbank.transports.kafka.codes import (
     missing,
     raise_for,
 )
-from cutbank.transports.kafka.security import client_options, refusal
+from cutbank.transports.kafka.connections import PLAIN, Connections, NoAnswer, Patience, quietly
 from cutbank.transports.kafka.settings import KafkaSettings
 
-log = structlog.get_logger(__name__)
-
-PLAIN = "plain"
-"""The line of short requests."""
+__all__ = ["PLAIN", "Cluster", "NoAnswer", "Patience", "Topic", "quietly"]
 
 TOPIC_CHARACTERS_MAX = 249
 TOPIC_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-
-
-class NoAnswer(StreamUnavailable):
-    """The request may have arrived; its answer did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,66 +45,24 @@ class Topic:
     """Node that leads each partition; -1 for none at the moment."""
 
 
-class Patience:
-    """Pauses between tries, ever longer, until a deadline."""
-
-    def __init__(self, clock: Clock, settings: KafkaSettings, *, timeout_ms: int) -> None:
-        self._clock = clock
-        self._delay_s = settings.retry_ms / 1000
-        self._delay_s_max = settings.retry_ms_max / 1000
-        self._end_s = clock.monotonic_s() + timeout_ms / 1000
-        self.unanswered = False
-        """A request was sent again after its answer was lost, so the first one may still arrive."""
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the deadline; 0 after it."""
-        return max(0.0, self._end_s - self._clock.monotonic_s())
-
-    async def pause(self, why: CutbankError) -> None:
-        """Wait before the next try. Raises `why` when the deadline would pass."""
-        self.unanswered |= isinstance(why, NoAnswer)
-        if self._delay_s >= self.left_s:
-            raise why
-        await self._clock.sleep(self._delay_s)
-        self._delay_s = min(2 * self._delay_s, self._delay_s_max)
-
-
-class Cluster:
+class Cluster(Connections):
     """The brokers that a URL names, as one process sees them."""
 
     def __init__(self, servers: Sequence[str], settings: KafkaSettings, clock: Clock, *, client_id: str) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.client_id = client_id
-        self.brokers = 0
-        """How many brokers the cluster had, when last seen."""
+        super().__init__(servers, settings, clock, client_id=client_id)
+        self.brokers: tuple[int, ...] = ()
+        """Nodes that the cluster had, when last seen."""
         self.cluster_id = ""
-        self._servers = list(servers)
-        self._client: Any = None
         self._topics: dict[str, Topic] = {}
         self._seen: set[str] = set()
         self._coordinators: dict[tuple[int, str], int] = {}
         self._controller: int | None = None
-        self._lines = 0
 
     async def open(self) -> None:
         """Reach one of the brokers. Raises UsageError: credentials, files, or none came within `start_wait_ms`."""
-        # The client logs every failed try as an error, many a second; the errors raised here say it once.
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-        security = client_options(self.settings)
         patience = self.patience(self.settings.start_wait_ms)
-        waiting = False
         try:
-            while True:
-                try:
-                    await self._try_servers(security, patience)
-                    break
-                except StreamUnavailable as error:
-                    if not waiting:
-                        log.warning("waiting for Kafka", why=str(error), start_wait_ms=self.settings.start_wait_ms)
-                    waiting = True
-                    await patience.pause(error)
+            await self.connect(patience)
             await self.look(None, patience=patience)
         except StreamUnavailable as error:
             await self.close()
@@ -131,101 +74,15 @@ class Cluster:
             await self.close()
             raise
 
-    async def _try_servers(self, security: dict[str, Any], patience: Patience) -> None:
-        options = {"client_id": self.client_id, "request_timeout_ms": self.settings.request_timeout_ms, **security}
-        why: list[str] = []
-        for server in self._servers:
-            host, _, port = server.rpartition(":")
-            try:
-                # The client's own bootstrap only logs why it could not; a try beforehand tells.
-                async with asyncio.timeout(patience.left_s):
-                    connection = await create_conn(host.strip("[]"), int(port), **options)
-                connection.close()
-            except (OSError, KafkaError, TimeoutError) as error:
-                if (refused := refusal(error, self.settings)) is not None:
-                    raise UsageError(f"Kafka broker {server}: {refused}") from None
-                why.append(f"{server}: {error or 'no answer in time'}")
-                continue
-            client = AIOKafkaClient(
-                bootstrap_servers=[server],
-                retry_backoff_ms=self.settings.retry_ms,
-                **options,
-            )
-            try:
-                async with asyncio.timeout(patience.left_s):
-                    await client.bootstrap()
-            except (OSError, KafkaError, TimeoutError):
-                await client.close()
-                why.append(f"{server}: it takes connections but answers no {self.settings.security} client")
-                continue
-            self._client = client
-            return
-        raise StreamUnavailable(f"no Kafka broker can be reached ({'; '.join(why)})")
-
     async def restart(self) -> None:
-        """A new client that begins from the URL's servers; what is under way on the old one fails.
-
-        Raises UsageError, StreamUnavailable: the old one stays.
-        """
-        if (old := self._client) is not None:
-            await self._try_servers(client_options(self.settings), self.patience())
-            self._topics.clear()
-            self._coordinators.clear()
-            await old.close()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        """As `Connections.restart`; what was known of the cluster is forgotten."""
+        await super().restart()
+        self._topics.clear()
+        self._coordinators.clear()
 
     def topic_name(self, stream: str) -> str:
         """The topic that carries a stream."""
         return self.settings.prefix + stream
-
-    def new_line(self, what: str) -> str:
-        """A name for connections of somebody's own; give it back with `drop`."""
-        self._lines += 1
-        return f"{what} {self._lines}"
-
-    def drop(self, line: str) -> None:
-        """Close a line's connections; requests that are under way on it fail. The next request opens it again."""
-        if self._client is None:
-            return
-        # The client has no public way to close one connection.
-        connections = self._client._conns  # noqa: SLF001
-        for key in [key for key in connections if key[1] == line]:
-            connections.pop(key).close()
-
-    def patience(self, timeout_ms: int | None = None) -> Patience:
-        """Until `call_timeout_ms`, or another deadline."""
-        return Patience(self.clock, self.settings, timeout_ms=timeout_ms or self.settings.call_timeout_ms)
-
-    async def send(self, node: int | None, request: Any, *, line: str = PLAIN, timeout_s: float | None = None) -> Any:
-        """One request, once; `node` None: any broker. Raises NoAnswer, StreamUnavailable (not sent), UsageError."""
-        if self._client is None:
-            raise StreamUnavailable("the Kafka transport is closed")
-        if node is None and (node := self._client.get_random_node()) is None:
-            raise StreamUnavailable("no Kafka broker is known")
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._client.send(node, request, group=line)
-        except NotImplementedError as error:
-            raise UsageError(f"kafka: the broker is too old: {error}") from None
-        except NodeNotReadyError:
-            raise StreamUnavailable(f"Kafka broker {self._named(node)} can't be reached") from None
-        except TimeoutError:
-            # What is late on this connection would hold up all that comes after it.
-            self.drop(line)
-            raise NoAnswer(f"Kafka broker {node} did not answer in time") from None
-        except (KafkaError, OSError, KeyError) as error:
-            # KeyError: the client looks for a connection that was dropped meanwhile.
-            raise NoAnswer(f"Kafka broker {node}: {error or type(error).__name__}") from None
-
-    def _named(self, node: int) -> str:
-        """A broker with the address that the cluster tells of it."""
-        broker = self._client.cluster.broker_metadata(node) if self._client is not None else None
-        return f"{node} ({broker.host}:{broker.port})" if broker is not None else str(node)
 
     async def send_any(self, request: Any, *, patience: Patience | None = None) -> Any:
         """To any broker, again until it answers; for questions."""
@@ -249,7 +106,7 @@ class Cluster:
         names = None if streams is None else [self.topic_name(stream) for stream in streams]
         prefix = self.settings.prefix
         answer = await self.send_any(wire.TopicsRequest(names), patience=patience)
-        self.brokers = len(answer.brokers)
+        self.brokers = tuple(sorted(broker[0] for broker in answer.brokers))
         self.cluster_id = answer.cluster_id or ""
         self._controller = answer.controller_id if answer.controller_id >= 0 else None
         found: dict[str, Topic] = {}
@@ -392,9 +249,3 @@ class Cluster:
                     return answer, code
                 why = StreamUnavailable(f"coordinator of {key!r}: {code_name(code)}")
             await patience.pause(why)
-
-
-async def quietly(call: Awaitable[object]) -> None:
-    """Await what may fail, where nobody is helped by hearing of it."""
-    with suppress(CutbankError):
-        await call

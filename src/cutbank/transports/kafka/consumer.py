@@ -18,7 +18,7 @@ from cutbank.errors import Fenced, StreamUnavailable
 from cutbank.metrics import Metrics
 from cutbank.records import Partition
 from cutbank.transports.base import Assigned, GroupEvent, Lost, Revoked, Tell, tell_nobody
-from cutbank.transports.kafka import admin
+from cutbank.transports.kafka import admin, brokers
 from cutbank.transports.kafka.assignment import Claim, Place
 from cutbank.transports.kafka.cluster import Cluster, quietly
 from cutbank.transports.kafka.lease import KafkaLease
@@ -27,6 +27,9 @@ from cutbank.transports.kafka.routing import Router
 from cutbank.transports.kafka.watch import Watch
 
 log = structlog.get_logger(__name__)
+
+WAITING_NAMED_MAX = 10
+"""Of the partitions that wait, so many are named in the log."""
 
 
 class KafkaConsumer:
@@ -45,6 +48,7 @@ class KafkaConsumer:
         assert streams, "a consumer reads one stream at least"
         self._cluster = cluster
         self._router = router
+        self._name = group
         self._group = cluster.settings.prefix + group
         self._streams = tuple(dict.fromkeys(streams))
         self._metrics = metrics
@@ -65,21 +69,37 @@ class KafkaConsumer:
         self._watch = Watch(cluster, self._silent, group=self._group, metrics=metrics, tell=tell)
         self._watching: asyncio.Task[None] | None = None
         self._left = False
+        self._waiting = 0
 
     @property
     def member_id(self) -> str:
         """This member's name at the coordinator; empty while it is none."""
         return self._membership.member_id
 
+    @property
+    def held(self) -> int:
+        """How many leases this member has."""
+        return len(self._leases)
+
     async def __aenter__(self) -> Self:
         """Check the streams; then join in a task. Raises StreamMissing, StreamUnavailable, UsageError."""
         await self._count()
         for stream in self._streams:
             await admin.check(self._cluster, stream)
+        await self._check_brokers()
         self._heart = asyncio.create_task(self._live(), name=f"kafka heart {self._group}")
         self._watching = asyncio.create_task(self._watch.run(), name=f"kafka watch {self._group}")
         self._watching.add_done_callback(self._watched)
         return self
+
+    async def _check_brokers(self) -> None:
+        """Raises UsageError: a fence can't be relied on there."""
+        report = await brokers.check(
+            self._cluster, group=self._name, stream=self._streams[0], rounds=brokers.START_ROUNDS
+        )
+        log.info("brokers", group=self._group, versions=report.names, fences_tried=report.rounds)
+        if report.warning:
+            log.warning("brokers that may be too old", group=self._group, why=report.warning)
 
     async def __aexit__(self, *failure: object) -> None:
         self._left = True
@@ -241,7 +261,7 @@ class KafkaConsumer:
                 lease.revoked_s = self._cluster.clock.monotonic_s()
                 if not lease.over:
                     self._emit(Revoked(lease))
-        for place in sorted(self._assigned - self._leases.keys()):
+        for place in self._room_for(sorted(self._assigned - self._leases.keys())):
             topic, number = place
             lease = KafkaLease(
                 self._cluster,
@@ -255,6 +275,27 @@ class KafkaConsumer:
             )
             self._leases[place] = lease
             self._emit(Assigned(lease))
+
+    def _room_for(self, places: Sequence[Place]) -> Sequence[Place]:
+        """Those of the places that may become leases; the others wait for one to end, or for another process."""
+        limit = self._cluster.settings.leases_max
+        taken = places[: max(0, limit - len(self._leases))]
+        waiting = len(places) - len(taken)
+        if waiting != self._waiting:
+            self._waiting = waiting
+            if waiting:
+                log.error(
+                    "partitions wait: this process holds as many as it may",
+                    group=self._group,
+                    waiting=[f"{topic}/{number}" for topic, number in places[len(taken) :][:WAITING_NAMED_MAX]],
+                    count=waiting,
+                    leases_max=limit,
+                    what_to_do="start another process of this service, or raise leases_max in the transport URL",
+                )
+            else:
+                log.info("no partition waits any more", group=self._group)
+        self._metrics.set("cutbank_group_partitions_waiting", waiting, group=self._group)
+        return taken
 
     def _lose(self, lease: KafkaLease, why: str) -> None:
         """The lease is gone; said to the reader unless its worker has released it."""

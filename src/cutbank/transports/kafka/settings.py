@@ -26,19 +26,34 @@ class KafkaSettings(Settings):
 
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption and authentication, by the names of Kafka's security.protocol."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    """How to authenticate, with a SASL_ security."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] = "PLAIN"
+    """How to authenticate, with a SASL_ security. AWS_MSK_IAM signs with the AWS credentials that are found the usual
+    way (environment, profile, role of the machine or pod), and needs the extra msk-iam."""
     username: str | None = Field(default=None, min_length=1)
     """Who authenticates."""
     password_file: Path | None = None
     """A file with the password, so that it stands in no URL, log or process list; a line end after it is left out."""
+    aws_region: str | None = Field(default=None, pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]+$")
+    """With AWS_MSK_IAM: the cluster's region; by default as the brokers' names tell it, such as
+    b-1.x.kafka.eu-west-1.amazonaws.com."""
     ca_file: Path | None = None
     """Certificates (PEM) to trust instead of the system's."""
     certificate_file: Path | None = None
     """This client's certificate (PEM), for mutual TLS."""
     key_file: Path | None = None
     """This client's key (PEM), unless it is in `certificate_file`."""
-    compression: Literal["none", "gzip", "lz4", "zstd"] = "lz4"
+    key_password_file: Path | None = None
+    """A file with the password of an encrypted key; a line end after it is left out."""
+    tls_ciphers: str | None = Field(default=None, min_length=1)
+    """Ciphers to offer up to TLS 1.2, as OpenSSL writes them; its own choice by default. Those of TLS 1.3 are fixed."""
+    tls_check_host: bool = True
+    """Whether a broker's certificate must be for the host name that it is reached by."""
+    client_id: str | None = Field(default=None, min_length=1, max_length=249)
+    """What brokers call this client in logs, metrics and quotas; `cutbank` by default."""
+    old_brokers: Literal["refuse", "accept"] = "refuse"
+    """Apache Kafka before 3.9.1 has KAFKA-17507: what a fence relies on may be stale. `accept` only where the brokers'
+    maker has put the fix in."""
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
     """How batches of records are packed."""
     prefix: str = Field(default="", max_length=200, pattern=r"^[a-zA-Z0-9._-]*$")
     """Put before the name of every topic, group and transactional id, so that deployments can share a cluster."""
@@ -69,13 +84,25 @@ class KafkaSettings(Settings):
     """Longest pause before a request is sent again, ms."""
     fetch_bytes_max: int = Field(default=1 << 20, ge=1 << 10, le=64 << 20)
     """Most bytes, as they lie in the log, that one fetch of a partition brings; a larger batch comes alone."""
+    fetches_bytes_max: int = Field(default=32 << 20, ge=1 << 20, le=16 << 30)
+    """Most bytes that the fetches of all partitions of a group member bring together, 1 MiB and up: each asks for an
+    equal part, of 64 KiB at least."""
     fetch_wait_ms: int = Field(default=500, ge=1, le=30_000)
     """How long the broker holds a fetch back while there is nothing to give, ms."""
+    fetch_bytes_min: int = Field(default=1, ge=1, le=64 << 20)
+    """The broker holds a fetch back until it has so many bytes, or `fetch_wait_ms` have passed; more than 1 makes
+    fewer, larger fetches, each later."""
     batch_bytes_max: int = Field(default=512 << 10, ge=1 << 10, le=16 << 20)
     """Values and keys in one batch of records, bytes, before compression; a larger record is a batch of its own."""
     metadata_ms: int = Field(default=10_000, ge=50, le=3_600_000)
     """Pause between two looks for added partitions of the streams that a group reads, ms."""
-
+    metadata_max_age_ms: int = Field(default=300_000, ge=1_000, le=3_600_000)
+    """How old the brokers' addresses may be before they are asked for again, ms."""
+    connections_max_idle_ms: int = Field(default=540_000, ge=1_000, le=86_400_000)
+    """A connection that nobody has used for so long is closed, ms; below the broker's own connections.max.idle.ms."""
+    leases_max: int = Field(default=256, ge=1, le=10_000)
+    """Most partitions, each with a transactional producer and up to three connections to each broker it needs, that
+    this process holds of one group; what it is given beyond waits, loudly."""
     stuck_ms: int = Field(default=20_000, ge=1_000, le=3_600_000)
     """A group member that has got no answer for so long, be it from the group's coordinator or for a partition that it
     reads or writes, is stuck, ms: readiness off, and the client is restarted."""
@@ -106,9 +133,23 @@ class KafkaSettings(Settings):
             raise ValueError(
                 f"fetch_wait_ms ({self.fetch_wait_ms}) must be below request_timeout_ms ({self.request_timeout_ms})"
             )
-        if self.security.startswith("SASL_") and (self.username is None or self.password_file is None):
-            raise ValueError(f"security={self.security} needs username and password_file")
+        if self.fetch_bytes_min > self.fetch_bytes_max:
+            raise ValueError(
+                f"fetch_bytes_min ({self.fetch_bytes_min}) must not be above fetch_bytes_max ({self.fetch_bytes_max})"
+            )
+        self._check_credentials()
         return self
+
+    def _check_credentials(self) -> None:
+        if self.sasl_mechanism == "AWS_MSK_IAM":
+            if self.security != "SASL_SSL":
+                raise ValueError("sasl_mechanism=AWS_MSK_IAM needs security=SASL_SSL")
+            if self.username is not None or self.password_file is not None:
+                raise ValueError("sasl_mechanism=AWS_MSK_IAM takes no username and password_file")
+        elif self.security.startswith("SASL_") and (self.username is None or self.password_file is None):
+            raise ValueError(f"security={self.security} needs username and password_file")
+        if self.key_password_file is not None and self.certificate_file is None:
+            raise ValueError("key_password_file needs certificate_file")
 
 
 def _servers(url: str, text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from cutbank.metrics import Metrics
 from cutbank.records import Batch, Message, Partition, Position
 from cutbank.transports.base import Start, StreamConfig, StreamInfo, Tell, tell_nobody
 from cutbank.transports.kafka import admin, reading, transaction
+from cutbank.transports.kafka.brokers import DOCTOR_ROUNDS, Report, check
 from cutbank.transports.kafka.cluster import PLAIN, Cluster
 from cutbank.transports.kafka.consumer import KafkaConsumer
 from cutbank.transports.kafka.permissions import Needs, lacking
@@ -86,6 +87,14 @@ class KafkaTransport:
     async def lacking(self, needs: Needs) -> tuple[str, ...]:
         """Permissions that are missing for what a service does, one a text. Raises StreamUnavailable, UsageError."""
         return await lacking(self._cluster, needs)
+
+    async def check_brokers(self, group: str, stream: str | None, *, rounds: int = DOCTOR_ROUNDS) -> Report:
+        """What the brokers are; refuses those whose committed positions may be stale after a fence.
+
+        `stream`: one that is there, to try it with where that is needed; None leaves that out. Raises UsageError,
+        StreamUnavailable.
+        """
+        return await check(self._cluster, group=group, stream=stream, rounds=rounds)
 
     def consumer(self, group: str, streams: Sequence[str]) -> KafkaConsumer:
         """A new member of `group`."""

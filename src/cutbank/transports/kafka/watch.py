@@ -52,7 +52,8 @@ class Watch:
                 await clock.sleep(settings.heartbeat_ms / 1000)
                 since_s, what = self._oldest()
                 silent_s = clock.monotonic_s() - since_s
-                self._turn(silent_s > limit_s, f"group {self._group}: {what} for {silent_s:.0f} s")
+                refused = f": {self._cluster.refused}" if self._cluster.refused else ""
+                self._turn(silent_s > limit_s, f"group {self._group}: {what} for {silent_s:.0f} s{refused}")
                 if not self._stuck:
                     restart_s = limit_s
                 elif silent_s > restart_s:

@@ -214,6 +214,7 @@ class Fetching:
     start: int
     wait_ms: int
     bytes_max: int
+    bytes_min: int = 1
 
 
 READ_COMMITTED = 1
@@ -233,7 +234,7 @@ class FetchByNameRequest(Request[FetchRequest_v11]):  # type: ignore[misc]
         """The request."""
         ask = self._fetching
         places = [(ask.topic, [(ask.number, -1, ask.start, -1, ask.bytes_max)])]
-        limits = (-1, ask.wait_ms, 1, ask.bytes_max, READ_COMMITTED)
+        limits = (-1, ask.wait_ms, ask.bytes_min, ask.bytes_max, READ_COMMITTED)
         return request_struct_class(*limits, *NO_SESSION, places, [], "")
 
 
@@ -252,7 +253,7 @@ class FetchByIdRequest(Request[FetchRequest_v11 | FetchRequestV13]):  # type: ig
             return FetchByNameRequest(self._fetching).build(request_struct_class)
         ask = self._fetching
         places: list[tuple[Any, ...]] = [(self._id, [(ask.number, -1, ask.start, -1, -1, ask.bytes_max, {})], {})]
-        limits = (-1, ask.wait_ms, 1, ask.bytes_max, READ_COMMITTED)
+        limits = (-1, ask.wait_ms, ask.bytes_min, ask.bytes_max, READ_COMMITTED)
         return request_struct_class(*limits, *NO_SESSION, places, [], "", {})
 
 
