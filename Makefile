@@ -7,6 +7,7 @@ KILLS ?= 60
 SEEDS ?= 1000
 RECORDS ?= 1000000
 FIRST ?= 0
+CONTAINER_TESTS ?= tests/contract/test_kafka.py
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -60,7 +61,7 @@ test-servers: $(VENV)/dev ## the long tests, `make chaos KILLS=20`, and what nee
 
 test-containers: $(VENV)/dev ## our images, docker-compose.yml, the contract on a broker in a container; by a Docker engine, or by root with docker.io installed
 	$(BIN)/pytest -m containers $(PYTEST_ARGS)
-	KAFKA_OF_TESTS=container $(BIN)/pytest tests/contract/test_kafka.py $(PYTEST_ARGS)
+	KAFKA_OF_TESTS=container $(BIN)/pytest $(CONTAINER_TESTS) $(PYTEST_ARGS)
 
 simulate: $(VENV)/dev ## whole systems on simulated time: SEEDS=1000 FIRST=0, or SEED=123 with its history
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(ARGS)
