@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,12 +19,20 @@ import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from kafka_figures import (
+    ideal_records_per_s,
+    latency_records_per_s,
+    medians,
+    moment_s,
+    percentiles,
+    replay_pace,
+    told_figures,
+)
 from kafka_world import BATCH_RECORDS, DISTINCT, Pace, Pipeline, broker, fill, trades
 
 from cutbank.clock import SystemClock
@@ -55,6 +62,8 @@ class Scene:
     """Of a throughput run with the default detector; those without take ten times as many."""
     behind: tuple[int, ...]
     """Lags, records, behind which memory is looked at."""
+    found: dict[str, Any]
+    """The results of the parts before."""
 
     def pipeline(self, name: str, *, partitions: int = 1) -> Pipeline:
         """A new one, under a prefix of its own."""
@@ -114,36 +123,18 @@ async def throughput(scene: Scene) -> dict[str, Any]:
             scorer.kill()
             again = pipeline.scorer(scene.stack, name="scorer-again")
             await again.until_said("live")
-            replay = replayed(again.said("replaying"), again.said("replayed"))
+            replay = replay_pace(again.said("replaying"), again.said("replayed"))
             again.kill()
-        ideal = 1.0 / (1.0 / reader["records_per_s"] + 1.0 / alone["detector"]["records_per_s"])
+        ideal = ideal_records_per_s(reader["records_per_s"], alone["detector"]["records_per_s"])
         figures = {"scorer": live, "bare_reader_orjson": reader, **alone, "replay": replay}
         reader_and_detector_us = reader["cpu_us_per_record"] + alone["detector"]["cpu_us_per_record"]
         shares = {
             "share_by_cpu": round(reader_and_detector_us / live["cpu_us_per_record"], 3),
             "share_of_reader_and_detector": round(live["records_per_s"] / ideal, 3),
-            "replay_over_live": round(replay["records_per_s"] / live["records_per_s"], 3),
+            "replay_over_live": round(replay["records_per_s"] / live["records_per_s"], 3) if replay else None,
         }
         passes.append(shares | figures)
     return medians(passes, "share_of_reader_and_detector", "share_by_cpu", "replay_over_live")
-
-
-def replayed(began: list[dict[str, Any]], ended: list[dict[str, Any]]) -> dict[str, float]:
-    """From the service's own log."""
-    if not began:
-        raise SystemExit("nothing was replayed after kill -9: a snapshot came first; take fewer records")
-    seconds = (moment_s(ended[0]["time"]) - moment_s(began[0]["time"])) or 1e-3
-    count = began[0]["end"] - began[0]["start"]
-    return {"records_per_s": round(count / seconds), "records": count, "seconds": round(seconds, 2)}
-
-
-def moment_s(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
-def medians(passes: list[dict[str, Any]], *names: str) -> dict[str, Any]:
-    """The median of each share, and every pass whole."""
-    return {name: round(statistics.median(one[name] for one in passes), 3) for name in names} | {"passes": passes}
 
 
 async def constant(scene: Scene) -> dict[str, Any]:
@@ -181,25 +172,32 @@ async def constant(scene: Scene) -> dict[str, Any]:
 
 async def scaling(scene: Scene) -> dict[str, Any]:
     """Records per CPU-second of two scorer processes over that of one, four partitions; filled once all are live."""
-    paces = {}
-    for count in (1, 2):
-        pipeline = scene.pipeline(f"scaling-{count}", partitions=4)
-        records = scene.rounded(scene.records * 2, partitions=4)
-        async with scene.transport(pipeline) as transport:
-            await pipeline.ensure(transport)
-            scorers = []
-            for number in range(count):
-                scorers.append(pipeline.scorer(scene.stack, name=f"scorer-{number}"))
-                await scorers[-1].until_said("live", times=4 // (number + 1))
-            await fill(scene.servers, pipeline.topic, scene.values, records=records, partitions=4)
-            paces[count] = await pipeline.pace(transport, scorers, warm=records // 5, records=records)
-            for scorer in scorers:
-                await asyncio.to_thread(scorer.finish, stop=True)
-    return {
-        "two_over_one_records_per_cpu_s": round(paces[2].records_per_cpu_s / paces[1].records_per_cpu_s, 3),
-        "one": told(paces[1]),
-        "two": told(paces[2]),
-    }
+    passes = []
+    for number in range(PASSES):
+        # Turn by turn, so that what the machine does meanwhile falls on both.
+        paces = {
+            count: await together(scene, count, f"scaling-{number}-{count}") for count in (1, 2)[:: 1 - number % 2 * 2]
+        }
+        share = paces[2].records_per_cpu_s / paces[1].records_per_cpu_s
+        passes.append({"two_over_one_records_per_cpu_s": round(share, 3), "one": told(paces[1]), "two": told(paces[2])})
+    return medians(passes, "two_over_one_records_per_cpu_s")
+
+
+async def together(scene: Scene, count: int, name: str) -> Pace:
+    """So many scorers on four partitions."""
+    pipeline = scene.pipeline(name, partitions=4)
+    records = scene.rounded(scene.records * 2, partitions=4)
+    async with scene.transport(pipeline) as transport:
+        await pipeline.ensure(transport)
+        scorers = []
+        for number in range(count):
+            scorers.append(pipeline.scorer(scene.stack, name=f"scorer-{number}"))
+            await scorers[-1].until_said("live", times=4 // (number + 1))
+        await fill(scene.servers, pipeline.topic, scene.values, records=records, partitions=4)
+        pace = await pipeline.pace(transport, scorers, warm=records // 5, records=records)
+        for scorer in scorers:
+            await asyncio.to_thread(scorer.finish, stop=True)
+    return pace
 
 
 async def latency(scene: Scene) -> dict[str, Any]:
@@ -207,7 +205,14 @@ async def latency(scene: Scene) -> dict[str, Any]:
 
     Beside it the same for the records of the source themselves, with no scorer between: what log and machine take.
     """
-    pipeline = scene.pipeline("latency")
+    detectors = [one["detector"]["records_per_s"] for one in scene.found.get("throughput", {}).get("passes", ())]
+    rate = latency_records_per_s(LATENCY_RECORDS_PER_S, detectors)
+    return medians([await late(scene, f"latency-{number}", rate) for number in range(PASSES)], "p50_ms", "p99_ms")
+
+
+async def late(scene: Scene, name: str, records_per_s: int) -> dict[str, Any]:
+    """One pass."""
+    pipeline = scene.pipeline(name)
     pipeline.environ["CUTBANK_HTTP_PORT"] = "0"
     async with scene.transport(pipeline) as transport:
         await pipeline.ensure(transport)
@@ -218,7 +223,7 @@ async def latency(scene: Scene) -> dict[str, Any]:
                 "source",
                 servers=scene.servers,
                 topic=pipeline.topic,
-                records_per_s=LATENCY_RECORDS_PER_S,
+                records_per_s=records_per_s,
                 seconds=LATENCY_WARM_S + LATENCY_S,
                 tick_s=TICK_S,
             )
@@ -231,29 +236,18 @@ async def latency(scene: Scene) -> dict[str, Any]:
         steps = await asyncio.to_thread(means_ms, url)
         await asyncio.to_thread(scorer.finish, stop=True)
     return {
-        "anomalies": told_ms(of_anomalies),
-        "log_alone": told_ms(of_source),
+        **percentiles(of_anomalies),
+        "log_alone": percentiles(of_source),
         "steps": steps,
-        "records_per_s": LATENCY_RECORDS_PER_S,
+        "records_per_s": records_per_s,
         "source": await sending,
+        "load_1min": round(os.getloadavg()[0], 2),
     }
 
 
 def rowtime_s(record: Any) -> float:
     """Of an anomaly: when its record arrived."""
     return moment_s(orjson.loads(record.value)["ROWTIME"])
-
-
-def told_ms(took_ms: list[float]) -> dict[str, float]:
-    """Percentiles."""
-    cuts = statistics.quantiles(took_ms, n=1000)
-    return {
-        "p50_ms": round(cuts[499], 1),
-        "p99_ms": round(cuts[989], 1),
-        "p999_ms": round(cuts[998], 1),
-        "max_ms": round(max(took_ms), 1),
-        "records": len(took_ms),
-    }
 
 
 def means_ms(url: str) -> dict[str, float]:
@@ -338,13 +332,20 @@ async def measure(parts: list[str], given: argparse.Namespace, scene: Scene, nam
         "broker": name,
         "records": given.records,
     }
+    scene.found.update(results)
     for part in parts:
+        began_s = time.monotonic()
         about = (PARTS[part].__doc__ or "").strip().splitlines()[0]
         print(f"{part}: {about}", flush=True)
-        results[part] = await PARTS[part](scene)
+        results[part] = scene.found[part] = await PARTS[part](scene)
+        results[part]["took_s"] = round(time.monotonic() - began_s)
         for key, value in results[part].items():
             if key != "passes":
                 print(f"  {key:<40} {value}", flush=True)
+    results["machine"]["load_1min_end"] = round(os.getloadavg()[0], 2)
+    results["figures"] = told_figures(results)
+    for figure, row in results["figures"].items():
+        print(f"{figure:<42} {json.dumps(row)}", flush=True)
     return results
 
 
@@ -369,6 +370,7 @@ def main() -> int:
             values=trades(DISTINCT),
             records=given.records,
             behind=tuple(int(part) for part in given.behind.split(",")),
+            found={},
         )
         print(json.dumps(asyncio.run(measure(parts, given, scene, name))))
     return 0
