@@ -270,6 +270,21 @@ class GroupContract:
             got += (await lease.receive(records_max=100, bytes_max=1000, wait_s=0.0)).values
             assert got == [b"%d" % number for number in range(20)]
 
+    async def test_what_is_read_beside_a_write_is_neither_lost_nor_repeated(self, log: LogUnderTest) -> None:
+        transport, producer = await fresh_stream(log), await log.open()
+        async with Crew(transport) as crew:
+            lease = await only_lease(log, crew)
+            lease.seek(position := await transport.position_at(PARTITION, Start("earliest")))
+            got: list[bytes] = []
+            while len(got) < 12:
+                reading = asyncio.create_task(lease.receive(records_max=1, bytes_max=1000, wait_s=3600.0))
+                writing = asyncio.create_task(lease.publish_and_commit([Output("out", b"x")], position))
+                await asyncio.gather(lease.lag(), producer.publish([Message("s", b"%d" % len(got))]), writing)
+                async with asyncio.timeout(WAIT_S_MAX):
+                    got += (batch := await reading).values
+                position = batch.end
+            assert got == [b"%d" % number for number in range(12)]
+
     async def test_receive_past_retention_is_loud(self, log: LogUnderTest) -> None:
         transport = await fresh_stream(log, records=3)
         await transport.ensure(StreamConfig("short", retention_ms=60_000))

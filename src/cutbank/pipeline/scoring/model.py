@@ -10,8 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from operator import itemgetter
+from operator import itemgetter, lt
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -174,7 +173,7 @@ class PartitionModel:
     def _apply(self, batch: Batch, *, lines: bool) -> Scored:
         assert batch.partition == self.run.partition, "a batch of another partition"
         assert batch.start <= self.next, "records between the model and the batch are missing"
-        assert all(a < b for a, b in pairwise(batch.positions)), "order inside a batch"
+        assert all(map(lt, batch.positions, batch.positions[1:])), "order inside a batch"
         batch = _not_before(batch, self.next)
         start = self.next
         if len(batch) == 0:
