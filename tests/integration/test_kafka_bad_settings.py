@@ -51,7 +51,7 @@ def test_a_wrong_password(secured: SecuredKafka, tmp_path: Path, service: str) -
     assert "password_file" in said
 
 
-@pytest.mark.parametrize("service", ["producer", "scorer"])
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_user_without_permissions(secured: SecuredKafka, tmp_path: Path, service: str) -> None:
     said = failure(started(tmp_path, service, secured.sasl_url(LIMITED, prefix=f"t{uuid4().hex[:12]}-")))
     assert "lacks permission" in said
@@ -63,16 +63,17 @@ def test_a_stream_that_does_not_come(secured: SecuredKafka, tmp_path: Path) -> N
     assert "'trades' did not appear" in said
 
 
-async def test_a_stream_without_arrival_times(secured: SecuredKafka, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("service", "stream"), [("scorer", "trades"), ("sink", "anomalies")])
+async def test_a_stream_without_arrival_times(secured: SecuredKafka, tmp_path: Path, service: str, stream: str) -> None:
     prefix = f"t{uuid4().hex[:12]}-"
     admin = AIOKafkaAdminClient(bootstrap_servers=secured.servers())
     await admin.start()
     try:
-        topic = NewTopic(f"{prefix}trades", 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
+        topic = NewTopic(f"{prefix}{stream}", 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
         await admin.create_topics([topic])
     finally:
         await admin.close()
-    said = failure(started(tmp_path, "scorer", secured.url(prefix=prefix)))
+    said = failure(started(tmp_path, service, secured.url(prefix=prefix)))
     assert "message.timestamp.type=LogAppendTime" in said
 
 

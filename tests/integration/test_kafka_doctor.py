@@ -6,7 +6,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from brokers.secured import FULL, LIMITED, Operation, Resource, SecuredKafka
-from cutbank.cli.checks import Finding, check_log, check_permissions
+from cutbank.cli.checks import Finding, check_brokers, check_log, check_permissions
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
 from cutbank.pipeline.spec import PipelineSpec
@@ -35,6 +35,8 @@ async def permissions(kafka: SecuredKafka, prefix: str, user: str) -> dict[str, 
 async def test_a_cluster_as_it_should_be(secured: SecuredKafka, prefix: str) -> None:
     await made(secured, prefix)
     assert (await check_log(secured.sasl_url(FULL, prefix=prefix), SPEC)).level == "ok"
+    (brokers,) = await check_brokers(secured.sasl_url(FULL, prefix=prefix), SPEC)
+    assert (brokers.level, brokers.why) == ("ok", "Apache Kafka 4.0 or newer")
     found = await permissions(secured, prefix, FULL)
     assert {service: finding.level for service, finding in found.items()} == dict.fromkeys(
         ("produce", "score", "sink"), "ok"

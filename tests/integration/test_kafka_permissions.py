@@ -16,7 +16,7 @@ from cutbank.metrics import NoMetrics
 from cutbank.records import Message, Partition, Position
 from cutbank.testing.log_under_test import WAIT_S_MAX
 from cutbank.transports.base import Assigned, Output, Start, StreamConfig, Transport
-from cutbank.transports.kafka import open_kafka
+from cutbank.transports.kafka import KafkaTransport, open_kafka
 
 READER = (Operation.READ, Operation.DESCRIBE_CONFIGS)
 WRITER = (Operation.WRITE, Operation.DESCRIBE_CONFIGS)
@@ -29,8 +29,8 @@ class World:
     def __init__(self, kafka: SecuredKafka, everything: Transport, limited: Transport, prefix: str) -> None:
         self.kafka, self.everything, self.limited, self.prefix = kafka, everything, limited, prefix
 
-    async def allow(self, resource: Resource, name: str, *operations: Operation) -> None:
-        await self.kafka.allow(resource, self.prefix + name, *operations)
+    async def allow(self, resource: Resource, name: str, *operations: Operation, prefixed: bool = False) -> None:
+        await self.kafka.allow(resource, self.prefix + name, *operations, prefixed=prefixed)
 
 
 @pytest.fixture
@@ -117,3 +117,17 @@ async def test_what_is_said_is_enough_for_everything(world: World) -> None:
     assert await world.limited.committed("g", Partition("in", "0")) == batch.end
     out = Partition("out", "0")
     assert list((await world.everything.read(out, Position(0), records_max=9, bytes_max=99)).values) == [b"2"]
+
+
+async def test_a_fence_that_may_not_be_tried_is_said(world: World) -> None:
+    """Where the requests that brokers take do not tell what they are."""
+    limited = world.limited
+    assert isinstance(limited, KafkaTransport)
+    limited._cluster.cluster_id = "redpanda.of-the-tests"
+    await world.allow(Resource.TOPIC, "in", *READER)
+    await world.allow(Resource.TRANSACTIONAL_ID, "g/", Operation.WRITE, prefixed=True)
+    report = await limited.check_brokers("g", "in", rounds=5)
+    assert (report.rounds, f"allow Read on group '{world.prefix}g.check'" in report.warning) == (0, True)
+    await world.allow(Resource.GROUP, "g.check", Operation.READ)
+    report = await limited.check_brokers("g", "in", rounds=5)
+    assert (report.rounds, report.warning) == (5, "")
