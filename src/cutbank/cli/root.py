@@ -12,6 +12,7 @@ import click
 
 from cutbank import __version__
 from cutbank.cli.services import SERVICES, load_service_command
+from cutbank.errors import MissingExtra
 from cutbank.runtime.command import Group
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -42,7 +43,15 @@ class _Root(Group):
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             if find_spec(module) is None:
                 return None
-            command = getattr(import_module(module), attribute)
+            try:
+                command = getattr(import_module(module), attribute)
+            except ModuleNotFoundError as error:  # an image of one service has what that service needs
+                if (error.name or "").partition(".")[0] == "cutbank":
+                    raise
+                raise MissingExtra(
+                    f"cutbank {cmd_name} needs the Python package {error.name}, which is not installed here: run it in "
+                    "the scorer's image, or pip install cutbank"
+                ) from None
             assert isinstance(command, click.Command), f"{cmd_name} is a click command"
             return command
         return load_service_command(cmd_name, ctx.obj or {})

@@ -76,3 +76,13 @@ def test_a_service_whose_package_is_missing_is_one_line(folder: Path) -> None:
         "cutbank: error: cutbank extra needs the Python package gone_service, "
         "which is not installed: pip install cutbank\n"
     )
+
+
+def test_a_command_whose_package_is_missing_is_one_line(folder: Path) -> None:
+    (folder / "numpy.py").write_text("raise ModuleNotFoundError(name='numpy')\n")
+    ended = run(folder, "verify", "data/anomalies")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "cutbank: error: cutbank verify needs the Python package numpy, which is not installed here: "
+        "run it in the scorer's image, or pip install cutbank\n"
+    )
