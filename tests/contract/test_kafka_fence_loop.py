@@ -69,7 +69,8 @@ async def test_this_broker_is_accepted(broker: Broker) -> None:
     async with opened(broker.bootstrap_servers) as transport:
         await transport.ensure(StreamConfig("s"))
         report = await transport.check_brokers("p.scorer", "s", rounds=20)
-        assert not report.warning
+        # 3.9.0 and 3.9.1 can't be told apart, and that is said.
+        assert bool(report.warning) == ("Apache Kafka 3.9" in report.names)
         assert {found.verdict for found in report.kinds.values()} <= {Verdict.GOOD, Verdict.OPEN}
         assert (report.rounds == 0) == all(found.verdict is Verdict.GOOD for found in report.kinds.values())
 

@@ -22,7 +22,7 @@ from uuid import uuid4
 import structlog
 from aiokafka.protocol.admin import ApiVersionRequest
 
-from cutbank.errors import StreamUnavailable, UsageError
+from cutbank.errors import Fenced, OutcomeUnknown, StreamUnavailable, UsageError
 from cutbank.records import Position
 from cutbank.transports.kafka.cluster import Cluster
 from cutbank.transports.kafka.codes import NotPermitted
@@ -115,33 +115,30 @@ async def check(cluster: Cluster, *, group: str, stream: str | None, rounds: int
         warning = f"{Report(kinds).names}: accepted by old_brokers=accept" if bad else ""
         return Report(kinds, warning=warning)
     apache = any(found.apache for found in unsettled)
-    tried, permitted = 0, True
+    tried, untried = 0, ""
     if stream is not None:
         try:
             # A broker of Apache's without the fix shows it to who does not wait; of another, only what is relied on
             # counts: what an owner reads.
             tried = await fence_loop(cluster, group=group, stream=stream, rounds=rounds, stable=not apache)
-        except NotPermitted as error:
-            permitted = False
-            log.info("a fence can't be tried", why=str(error))
-    return Report(kinds, rounds=tried, warning=_uncertain(cluster, apache=apache, group=group, permitted=permitted))
+        except NotPermitted:
+            untried = f"allow Read on group '{cluster.settings.prefix}{group}.check' to have it tried"
+        except (StreamUnavailable, OutcomeUnknown, Fenced) as error:
+            untried = str(error)
+    return Report(kinds, rounds=tried, warning=_uncertain(apache=apache, untried=untried))
 
 
-def _uncertain(cluster: Cluster, *, apache: bool, group: str, permitted: bool) -> str:
-    if apache:
-        return (
-            "Apache Kafka 3.9: see that it is 3.9.1 or newer; 3.9.0 has KAFKA-17507 and can't be told from them by the "
-            "requests it takes"
-        )
-    name = cluster.settings.prefix + group
-    return "" if permitted else f"a fence was not tried: allow Read on group '{name}.check' to have it tried"
+def _uncertain(*, apache: bool, untried: str) -> str:
+    told = "Apache Kafka 3.9: see that it is 3.9.1 or newer; 3.9.0 has KAFKA-17507 and takes the same requests"
+    loop = f"a fence was not tried: {untried}"
+    return "; ".join([told] * apache + [loop] * bool(untried))
 
 
 def _refused(what: str) -> str:
     return (
-        f"{what}, which has KAFKA-17507: after a fence a committed position may be stale, so records would be scored "
-        "twice or lost. Upgrade the brokers to Apache Kafka 3.9.1, 4.0 or newer; only if their maker has put that fix "
-        "in, add old_brokers=accept to the transport URL"
+        f"{what}: after a fence a committed position may be stale there (KAFKA-17507), so records would be scored "
+        "twice or lost. Upgrade the brokers (Apache Kafka: to 3.9.1, 4.0 or newer); only if their maker has put that "
+        "fix in, add old_brokers=accept to the transport URL"
     )
 
 
