@@ -182,6 +182,10 @@ async def test_a_password_that_is_taken_back_is_named(secured: SecuredKafka, tmp
         assert said is not None
         assert (connections._asked_why_s == asked_s) == (time.monotonic() - asked_s < REFUSAL_S)
         assert said in connections.refused
+        # A watch restarts the client of a group that is stuck: the file is read again, and it comes in.
+        await connections.restart()
+        assert await transport.streams()
+        assert not connections.refused
 
 
 @pytest.fixture
