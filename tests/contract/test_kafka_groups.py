@@ -10,6 +10,7 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from brokers.fixtures import Broker
+from brokers.topics import make
 from cutbank.clock import SystemClock
 from cutbank.errors import AnotherStream, UsageError
 from cutbank.metrics import Metrics, NoMetrics
@@ -166,14 +167,8 @@ async def test_a_topic_made_again_is_not_read_under_an_old_lease(site: Site) -> 
 
 async def test_a_group_does_not_read_a_topic_without_arrival_times(site: Site) -> None:
     transport = await site.open()
-    admin = AIOKafkaAdminClient(bootstrap_servers=site.bootstrap_servers)
-    await admin.start()
-    try:
-        await admin.create_topics(
-            [NewTopic(f"{site.prefix}s", 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})]
-        )
-    finally:
-        await admin.close()
+    topic = NewTopic(f"{site.prefix}s", 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
+    await make(site.bootstrap_servers, topic)
     with pytest.raises(UsageError, match=r"message\.timestamp\.type=LogAppendTime"):
         async with transport.consumer("g", ["s"]):
             pass

@@ -9,9 +9,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from brokers.secured import FULL, LIMITED, SecuredKafka
+from brokers.topics import make
 
 EXIT_USAGE = 2
 END_S = 60.0
@@ -66,13 +67,8 @@ def test_a_stream_that_does_not_come(secured: SecuredKafka, tmp_path: Path) -> N
 @pytest.mark.parametrize(("service", "stream"), [("scorer", "trades"), ("sink", "anomalies")])
 async def test_a_stream_without_arrival_times(secured: SecuredKafka, tmp_path: Path, service: str, stream: str) -> None:
     prefix = f"t{uuid4().hex[:12]}-"
-    admin = AIOKafkaAdminClient(bootstrap_servers=secured.servers())
-    await admin.start()
-    try:
-        topic = NewTopic(f"{prefix}{stream}", 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
-        await admin.create_topics([topic])
-    finally:
-        await admin.close()
+    topic = NewTopic(f"{prefix}{stream}", 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
+    await make(secured.servers(), topic)
     said = failure(started(tmp_path, service, secured.url(prefix=prefix)))
     assert "message.timestamp.type=LogAppendTime" in said
 

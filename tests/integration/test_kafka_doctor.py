@@ -3,9 +3,10 @@
 from uuid import uuid4
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from brokers.secured import FULL, LIMITED, Operation, Resource, SecuredKafka
+from brokers.topics import make
 from cutbank.cli.checks import Finding, check_brokers, check_log, check_permissions
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
@@ -44,13 +45,8 @@ async def test_a_cluster_as_it_should_be(secured: SecuredKafka, prefix: str) -> 
 
 
 async def test_a_topic_without_arrival_times_is_found(secured: SecuredKafka, prefix: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=secured.servers())
-    await admin.start()
-    try:
-        topic = NewTopic(prefix + SPEC.source, 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
-        await admin.create_topics([topic])
-    finally:
-        await admin.close()
+    topic = NewTopic(prefix + SPEC.source, 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
+    await make(secured.servers(), topic)
     found = await check_log(secured.url(prefix=prefix), SPEC)
     assert found.level == "FAIL"
     assert "message.timestamp.type=LogAppendTime" in found.why

@@ -4,9 +4,10 @@ import random
 import uuid
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from brokers.fixtures import Broker
+from brokers.topics import make
 from cutbank.clock import SystemClock
 from cutbank.errors import MessageTooLarge
 from cutbank.metrics import NoMetrics
@@ -24,13 +25,8 @@ values = [rng.randbytes(150) for _ in range(100)]
 
 async def test_a_batch_too_large_for_its_topic_is_sent_in_parts_and_a_record_is_refused(broker: Broker) -> None:
     prefix = f"t{uuid.uuid4().hex[:12]}-"
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
-    await admin.start()
     settings = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(BATCH_BYTES)}
-    try:
-        await admin.create_topics([NewTopic(prefix + STREAM, 1, 1, topic_configs=settings)])
-    finally:
-        await admin.close()
+    await make(broker.bootstrap_servers, NewTopic(prefix + STREAM, 1, 1, topic_configs=settings))
     url = f"{broker.url}?prefix={prefix}"
     async with open_transport(url, clock=SystemClock(), metrics=NoMetrics()) as transport:
         await transport.publish([Message(STREAM, value) for value in values])
