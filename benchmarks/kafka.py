@@ -29,11 +29,12 @@ from kafka_figures import (
     latency_records_per_s,
     medians,
     moment_s,
+    pace_since,
     percentiles,
     replay_pace,
     told_figures,
 )
-from kafka_world import BATCH_RECORDS, DISTINCT, Pace, Pipeline, broker, fill, trades
+from kafka_world import BATCH_RECORDS, DISTINCT, Pace, Pipeline, broker, cpu_s, fill, trades
 
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
@@ -119,19 +120,22 @@ async def throughput(scene: Scene) -> dict[str, Any]:
             )
             alone = await peer("alone", records=records, warm=warm)
             scorer = pipeline.scorer(scene.stack)
-            live = told(await pipeline.pace(transport, [scorer], warm=warm, records=records))
+            pace = await pipeline.pace(transport, [scorer], warm=warm, records=records)
+            live = told(pace)
+            whole_per_s = pace_since(scorer.said("live"), records, pace.ended_s)
             scorer.kill()
             again = pipeline.scorer(scene.stack, name="scorer-again")
             await again.until_said("live")
             replay = replay_pace(again.said("replaying"), again.said("replayed"))
             again.kill()
         ideal = ideal_records_per_s(reader["records_per_s"], alone["detector"]["records_per_s"])
+        live["records_per_s_from_the_first"] = round(whole_per_s)
         figures = {"scorer": live, "bare_reader_orjson": reader, **alone, "replay": replay}
         reader_and_detector_us = reader["cpu_us_per_record"] + alone["detector"]["cpu_us_per_record"]
         shares = {
             "share_by_cpu": round(reader_and_detector_us / live["cpu_us_per_record"], 3),
             "share_of_reader_and_detector": round(live["records_per_s"] / ideal, 3),
-            "replay_over_live": round(replay["records_per_s"] / live["records_per_s"], 3) if replay else None,
+            "replay_over_live": round(replay["records_per_s"] / whole_per_s, 3) if replay else None,
         }
         passes.append(shares | figures)
     return medians(passes, "share_of_reader_and_detector", "share_by_cpu", "replay_over_live")
@@ -218,6 +222,7 @@ async def late(scene: Scene, name: str, records_per_s: int) -> dict[str, Any]:
         await pipeline.ensure(transport)
         scorer = pipeline.scorer(scene.stack)
         await scorer.until_said("live")
+        began_s, spent_s = time.monotonic(), cpu_s(scorer.process_id)
         sending = asyncio.ensure_future(
             peer(
                 "source",
@@ -232,6 +237,7 @@ async def late(scene: Scene, name: str, records_per_s: int) -> dict[str, Any]:
             seen(scene.servers, pipeline.destination, sending, arrival_s=rowtime_s),
             seen(scene.servers, pipeline.topic, sending, arrival_s=lambda record: record.timestamp / 1000.0),
         )
+        spent_s, took_s = cpu_s(scorer.process_id) - spent_s, time.monotonic() - began_s
         url = scorer.said("ready")[0]["http"]
         steps = await asyncio.to_thread(means_ms, url)
         await asyncio.to_thread(scorer.finish, stop=True)
@@ -239,6 +245,7 @@ async def late(scene: Scene, name: str, records_per_s: int) -> dict[str, Any]:
         **percentiles(of_anomalies),
         "log_alone": percentiles(of_source),
         "steps": steps,
+        "scorer_cpu_share": round(spent_s / took_s, 3),
         "records_per_s": records_per_s,
         "source": await sending,
         "load_1min": round(os.getloadavg()[0], 2),

@@ -96,6 +96,14 @@ def replay_pace(began: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str,
     return {"records_per_s": round(count / seconds), "records": count, "seconds": round(seconds, 2)}
 
 
+def pace_since(live: Sequence[Mapping[str, Any]], records: int, ended_s: float) -> float:
+    """Records/s from a service's log line `live`, before its first record, to the last: what a replay is held against.
+
+    A young forest takes most records into its sample, so the first thousands cost more than those after a warm-up.
+    """
+    return records / (ended_s - moment_s(live[0]["time"]))
+
+
 def moment_s(text: str) -> float:
     """Seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()

@@ -123,6 +123,8 @@ class Pace:
     records: int
     took_s: float
     cpu_s: float
+    ended_s: float
+    """When the last record was seen to be done, on the wall clock."""
 
     @property
     def records_per_s(self) -> float:
@@ -196,4 +198,4 @@ class Pipeline:
         assert began is not None
         spent_s = sum(cpu_s(scorer.process_id) for scorer in scorers) - began[2]
         assert done > began[0], "the warm-up took it all; more records are needed"
-        return Pace(done - began[0], now_s - began[1], spent_s)
+        return Pace(done - began[0], now_s - began[1], spent_s, time.time() - (time.monotonic() - now_s))

@@ -23,6 +23,8 @@ async def run(settings: ScorerSettings, runtime: Runtime) -> None:
     clock, metrics = runtime.clock, runtime.metrics
     runtime.health.ready("scorer", ok=False, why="starting")
     async with AsyncExitStack() as stack:
+        stack.callback(gc.unfreeze)
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         log = open_transport(
             settings.transport_url,
             clock=clock,

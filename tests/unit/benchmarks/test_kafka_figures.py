@@ -102,6 +102,11 @@ def test_a_replays_pace_is_its_records_over_the_time_between_its_two_lines() -> 
     assert figures.replay_pace([], []) is None
 
 
+def test_a_replay_is_held_against_the_live_way_from_the_first_record_on() -> None:
+    live = [{"time": "1970-01-01T00:01:40Z"}]
+    assert figures.pace_since(live, 5_000, 102.5) == pytest.approx(2_000.0)
+
+
 def test_latency_is_looked_at_where_the_detector_is_half_busy_at_the_most() -> None:
     assert figures.latency_records_per_s(5_000, [14_000, 12_000, 9_000]) == 5_000
     assert figures.latency_records_per_s(5_000, [8_000, 6_000, 1_000]) == 3_000

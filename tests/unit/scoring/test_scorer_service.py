@@ -1,6 +1,8 @@
 """The scorer as a service: its settings in the environment, and `run` from a URL to scored records."""
 
 import asyncio
+import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,14 +50,20 @@ async def test_runs_from_its_settings_and_stops_when_told(tmp_path: Path) -> Non
                 "CUTBANK_STATE_URL": f"file://{tmp_path}/other-state",
                 "CUTBANK_SPEC": str(tmp_path / "spec.toml"),
                 "CUTBANK_EMIT": "all",
+                "CUTBANK_THREAD_SWITCH_MS": "0.25",
             }
         )
+        usual_s = sys.getswitchinterval()
         runtime = Runtime(clock=SystemClock(), metrics=Recorder())
         running = asyncio.create_task(SERVICE.run(settings, runtime))
         while await stage.committed() != 40:
             assert not running.done()
         assert runtime.health.is_ready
+        assert sys.getswitchinterval() == pytest.approx(0.00025)
+        assert gc.get_freeze_count() > 0, "what was loaded by then is no work for the collector"
         runtime.stop.set()
         await running
+        assert sys.getswitchinterval() == usual_s
+        assert gc.get_freeze_count() == 0
         assert len(await stage.lines("scores")) == 40
         assert list((tmp_path / "other-state/p/trades/0/00000001").iterdir())
