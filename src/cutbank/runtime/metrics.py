@@ -68,7 +68,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "cutbank_lag_records",
         "gauge",
-        "Records that are not handled yet: beyond the reading position; with a scorer also those in hand.",
+        "Records that are not handled yet: beyond the reading position; with a scorer also those in hand, with a sink "
+        "those on their way into an object.",
         ("role", "partition"),
     ),
     Metric(

@@ -15,7 +15,7 @@ class ServiceSettings(Settings):
     """What every service is told."""
 
     transport_url: str = Field(default="local://data/log.db", min_length=1)
-    """The log that holds the streams: local://PATH, the embedded log."""
+    """The log that holds the streams: local://PATH, the embedded log, or kafka://HOST:9092, a Kafka cluster."""
     spec: Path | None = None
     """The pipeline spec, a TOML file (`cutbank init` writes one); none: the defaults, the stock trades of the demo."""
     log_format: Literal["auto", "json", "console"] = "auto"

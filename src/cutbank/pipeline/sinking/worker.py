@@ -8,12 +8,13 @@ Event-loop only; decoding, sorting and hashing run in threads.
 
 import asyncio
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
 from cutbank.clock import Clock
-from cutbank.errors import PositionLost, StreamUnavailable
+from cutbank.errors import CutbankError, PositionLost, StreamUnavailable
 from cutbank.metrics import Metrics
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.sinking.budget import Budget, Holder
@@ -93,11 +94,14 @@ class Sink:
             )
             gauges = _Gauges(lease, clock=self._clock, metrics=self._metrics)
             worker = _Worker(chain, resumption, reader, self._config, self._budget, holder, gauges, self._clock, stop)
+            telling = asyncio.create_task(gauges.keep_telling(), name=f"lag {lease.partition}")
             try:
                 await worker.run()
             except Interrupted as error:
                 log.info("sink stopped", chain=str(chain_id), why=str(error))
             finally:
+                telling.cancel()
+                await asyncio.wait({telling})
                 gauges.clear()
 
 
@@ -197,12 +201,13 @@ class _Worker:
         """End the stretch here; whether the claim that counts is the one that we wanted."""
         self._holder.busy = True
         try:
-            claim, bodies = await self._reader.claim(self._stretch)
-            counts = await self._chain.append(claim)
-            ours = counts == claim
-            if ours:
-                await self._chain.put(claim, bodies)
-            del bodies
+            with self._gauges.cutting(self._stretch.count):
+                claim, bodies = await self._reader.claim(self._stretch)
+                counts = await self._chain.append(claim)
+                ours = counts == claim
+                if ours:
+                    await self._chain.put(claim, bodies)
+                del bodies
             self._begin(place_after(counts))
             self._budget.hold(self._holder, 0)
             if not ours:
@@ -229,31 +234,57 @@ class _Worker:
 
 
 class _Gauges:
-    """One partition's lag, by its reading position."""
+    """One partition's lag: what is unread, and what a stretch holds that is on its way into objects.
+
+    Told after each batch, and beside the worker where that hangs, in a put or waiting for room.
+    """
 
     def __init__(self, lease: Lease, *, clock: Clock, metrics: Metrics) -> None:
         self._lease = lease
         self._clock = clock
         self._metrics = metrics
-        self._told_s = -LAG_S
+        self._told_s: float | None = None
+        self._newest_ms: int | None = None
+        self._cutting = 0
 
     async def tell(self, batch: Batch) -> None:
         """After each batch; asks the log at most every `LAG_S`."""
         if not len(batch):
-            self._set(0, 0.0)
+            self._set(0)
             return
-        now_s = self._clock.monotonic_s()
-        if now_s - self._told_s >= LAG_S:
-            self._told_s = now_s
-            age_s = max(0.0, (self._clock.now_ms() - batch.arrivals_ms[-1]) / 1000.0)
+        self._newest_ms = batch.arrivals_ms[-1]
+        if self._told_s is None or self._clock.monotonic_s() - self._told_s >= LAG_S:
             with suppress(StreamUnavailable):  # A figure is not worth what is held.
-                self._set(await self._lease.lag(), age_s)
+                self._set(await self._lease.lag())
+
+    async def keep_telling(self) -> None:
+        """Once a batch was taken: whenever the worker has told nothing for `LAG_S`."""
+        while True:
+            await self._clock.sleep(LAG_S)
+            if self._told_s is None or self._clock.monotonic_s() - self._told_s < LAG_S:
+                continue
+            with suppress(CutbankError):  # the worker meets it too
+                self._set(await self._lease.lag() + self._cutting)
+
+    @contextmanager
+    def cutting(self, records: int) -> Iterator[None]:
+        """As long as these records are on their way into objects."""
+        self._cutting = records
+        try:
+            yield
+        finally:
+            self._cutting = 0
 
     def clear(self) -> None:
         """The partition is somebody else's to report now."""
-        self._set(0, 0.0)
+        self._newest_ms = None
+        self._set(0)
 
-    def _set(self, records: int, age_s: float) -> None:
+    def _set(self, records: int) -> None:
+        self._told_s = self._clock.monotonic_s()
+        age_s = 0.0
+        if records and self._newest_ms is not None:
+            age_s = max(0.0, (self._clock.now_ms() - self._newest_ms) / 1000.0)
         partition = str(self._lease.partition)
         self._metrics.set("cutbank_lag_records", records, role="sink", partition=partition)
         self._metrics.set("cutbank_lag_seconds", age_s, role="sink", partition=partition)
