@@ -11,8 +11,8 @@ from cutbank.runtime.metrics import metrics_markdown
 FOLDER = Path(__file__).parent
 
 
-def made_by(module_name: str) -> str:
-    """The page that a module beside this file makes."""
+def made_by(module_name: str, *parts: str) -> str:
+    """The page that a module beside this file makes, of parts that others have made."""
     path = FOLDER / f"{module_name}.py"
     spec = importlib.util.spec_from_file_location(f"docs_{module_name}", path)
     if spec is None or spec.loader is None:
@@ -20,7 +20,7 @@ def made_by(module_name: str) -> str:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return str(module.page())
+    return str(module.page(*parts))
 
 
 def pages() -> dict[str, str]:
@@ -37,7 +37,7 @@ def pages() -> dict[str, str]:
             "`runtime/metrics.py`.\n\n" + metrics_markdown()
         ),
         "limits.md": made_by("limits"),
-        "reliability.md": made_by("reliability"),
+        "reliability.md": made_by("reliability", made_by("reliability_kafka")),
     }
 
 

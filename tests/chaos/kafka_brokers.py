@@ -1,5 +1,7 @@
 """Faults of brokers: one restarted in the middle of a transaction, a leader killed. Event-loop only."""
 
+from collections.abc import Awaitable, Callable
+
 from brokers.wire import Api, Fault
 from chaos.kafka_kills import HOLDS
 from chaos.kafka_stage import Stage
@@ -35,19 +37,22 @@ async def leaders(stage: Stage, times: int) -> None:
     """Of three brokers, who leads or coordinates is killed in the middle of a transaction; the others go on."""
     world = stage.world
     first = f"{world.spec.source}/0"
-    for _ in range(times):
-        for what, node in (
-            ("the source partition's leader", await world.leader(world.spec.source, 0)),
-            ("a transaction coordinator (__transaction_state)", await world.coordinator("scorer", first)),
-            ("the scorers' coordinator (__consumer_offsets)", await world.coordinator("scorer")),
-            ("the sinks' coordinator (__consumer_offsets)", await world.coordinator("sink")),
-        )[: 4 if times > 1 else 3]:
-            server = stage.kafka.server(node)
-            stage.tell(f"{what} killed: broker {node}")
-            held = await stage.hunted(Api.END_TXN, Fault.HOLD_REPLY, role="scorer", partition=first)
-            await stage.broker_ends(server, kill=True)
-            held.release()
-            await stage.at_work(f"{what} was killed, and is gone")
-            await stage.broker_comes_back(server)
-            await stage.at_work(f"{what} was killed, and is back")
-            stage.happened[f"{what} killed"] += 1
+    # Asked right before each kill: the one before has moved them.
+    victims: dict[str, Callable[[], Awaitable[int]]] = {
+        "the source partition's leader": lambda: world.leader(world.spec.source, 0),
+        "a transaction coordinator (__transaction_state)": lambda: world.coordinator("scorer", first),
+        "the scorers' coordinator (__consumer_offsets)": lambda: world.coordinator("scorer"),
+        "the anomalies' leader": lambda: world.leader(world.spec.destination, 0),
+        "the sinks' coordinator (__consumer_offsets)": lambda: world.coordinator("sink"),
+    }
+    chosen = list(victims) * (times // len(victims)) + list(victims)[: times % len(victims)]
+    for what in chosen:
+        server = stage.kafka.server(await victims[what]())
+        stage.tell(f"{what} killed: broker {server.address.node}")
+        held = await stage.hunted(Api.END_TXN, Fault.HOLD_REPLY, role="scorer", partition=first)
+        await stage.broker_ends(server, kill=True)
+        held.release()
+        await stage.at_work(f"{what} was killed, and is gone")
+        await stage.broker_comes_back(server)
+        await stage.at_work(f"{what} was killed, and is back")
+        stage.happened[f"{what} killed"] += 1

@@ -37,18 +37,18 @@ FAULTS = (
     Fault("ends of transactions", kafka_links.ends, 2, 1),
     Fault("too large", kafka_refusals.too_large, 1, 1),
     Fault("poison", kafka_refusals.poison, 3, 1),
-    Fault("leaders", kafka_brokers.leaders, 2, 1, brokers=3),
+    Fault("leaders", kafka_brokers.leaders, 10, 3, brokers=3),
 )
 """In this order."""
 
 BY_NAME = {fault.name: fault for fault in FAULTS}
 
 CAUGHT_BY = {
-    "unfenced": "asleep in a transaction",
-    "position-first": "killed in a transaction",
-    "end-txn-again": "ends of transactions",
-    "read-uncommitted": "killed in a transaction",
-    "snapshot-ahead": "kills",
-    "no-replay": "killed in a transaction",
+    "unfenced": ("stops", 2),
+    "position-first": ("killed in a transaction", 1),
+    "end-txn-again": ("ends of transactions", 1),
+    "read-uncommitted": ("killed in a transaction", 1),
+    "snapshot-ahead": ("kills", 6),
+    "no-replay": ("killed in a transaction", 1),
 }
-"""Planted bug (`chaos.plants`), and the fault whose short form has to catch it."""
+"""Planted bug (`chaos.plants`), and the fault that has to catch it when it is played so many times."""

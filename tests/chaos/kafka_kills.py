@@ -41,7 +41,7 @@ HOLDS = {Fault.HOLD_REQUEST: "on its way", Fault.HOLD_REPLY: "done, the answer o
 
 
 async def kills(stage: Stage, times: int) -> None:
-    """Kills at random and aimed ones, SIGTERMs in the middle of writes, and zombies that sleep before a write."""
+    """Kills at random, `times` of them, and aimed ones."""
     aimed = max(12, times // 4)
     await carry_out(stage.crew, plan(times, aimed, seed=stage.rng.randrange(1 << 30)), stage.tally)
     stage.happened["kill -9 at random and at chosen calls"] += stage.tally.kills.total()
@@ -51,7 +51,8 @@ async def stops(stage: Stage, times: int) -> None:
     """SIGTERM in the middle of a write, and zombies that sleep before a write."""
 
     async def of(role: str) -> None:
-        stage.happened["SIGTERM in the middle of a write"] += await stop_in_the_middle(stage.crew, role, stage.ahead)
+        stopped = await stop_in_the_middle(stage.crew, role, stage.ahead)
+        stage.happened["SIGTERM in the middle of a write"] += stopped
         await freeze_and_wake(stage.crew, role, stage.zombies)
 
     for _ in range(times):

@@ -8,12 +8,16 @@ import asyncio
 from brokers.wire import Api, Fault
 from chaos.kafka_kills import ASLEEP_S, STEPS
 from chaos.kafka_stage import Stage
+from chaos.kafka_world import COMMIT_MS
 
 DELAY_S = 0.1
 """Added each way to everything, seconds."""
 
 DELAYED_S = 3.0
 """How long everything is late."""
+
+LATE_S = 1.2 * COMMIT_MS / 1000
+"""How long an answer is held that is to be later than its deadline, seconds."""
 
 CUT_S_MAX = 1.0
 """Between two cuts at most, seconds."""
@@ -54,18 +58,20 @@ async def ends(stage: Stage, times: int) -> None:
                 (Fault.HOLD_REPLY, "reply later than its deadline"),
             ):
                 held = await stage.hunted(Api.END_TXN, fault, role=role)
-                # Whoever waits for a held reply gives up at his own deadline and goes on.
+                if fault is Fault.HOLD_REPLY:
+                    await asyncio.sleep(LATE_S)  # whoever waits for it gives up at his own deadline, and goes on
                 await stage.at_work(f"EndTxn of the {role}: {what}")
                 held.release()
                 stage.happened[f"EndTxn: {what}"] += 1
-        for role in ("scorer", "sink"):
+        for role in ("scorer", "sink", "scorer", "scorer"):
             await _late(stage, role)
 
 
 async def _late(stage: Stage, role: str) -> None:
     """Its client's end is cut, so whoever asks again does so at once; it arrives in the middle of what comes next.
 
-    Of a scorer's next transaction the broker has the position and not the records then.
+    Of a scorer's next transaction the broker has the position and not the records then. On a machine so slow that an
+    owner's deadline passes meanwhile, it has begun anew, and this is one more late EndTxn of an old epoch.
     """
     place = stage.world.spec.source if role == "scorer" else stage.world.spec.destination
     owner = f"{place}/0"

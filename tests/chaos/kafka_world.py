@@ -22,8 +22,11 @@ from cutbank.transports.kafka.transaction import GROUP, TRANSACTION
 SESSION_MS = TRANSACTION_MS = 3_000
 """A dead owner's partitions pass on after so long, and its open transaction is aborted then."""
 
+COMMIT_MS = 2_500
+"""Deadline of a publish with its commit."""
+
 SESSION = (
-    f"heartbeat_ms=200&session_timeout_ms={SESSION_MS}&hand_over_ms=5000&commit_timeout_ms=2500"
+    f"heartbeat_ms=200&session_timeout_ms={SESSION_MS}&hand_over_ms=5000&commit_timeout_ms={COMMIT_MS}"
     f"&transaction_timeout_ms={TRANSACTION_MS}"
 )
 

@@ -65,8 +65,8 @@ class Run:
     async def play(self, faults: Iterable[tuple[Fault, int]], plants: Iterable[str]) -> None:
         """The faults, each so many times, on as many brokers as it needs; then the planted bugs."""
         left = list(faults)
-        planted = [(BY_NAME[CAUGHT_BY[plant]], plant) for plant in plants]
-        for brokers in sorted({fault.brokers for fault, _ in left} | {fault.brokers for fault, _ in planted}):
+        planted = [(BY_NAME[CAUGHT_BY[plant][0]], plant) for plant in plants]
+        for brokers in sorted({fault.brokers for fault, _ in (*left, *planted)}):
             cluster = KafkaCluster(self._folder / f"kafka-{brokers}", brokers=brokers)
             try:
                 cluster.start()
@@ -77,7 +77,8 @@ class Run:
                         self.outcome.played.append(played)
                 for fault, plant in planted:
                     if fault.brokers == brokers:
-                        self.outcome.planted[plant] = await self._play(cluster, fault, fault.times_short, plant=plant)
+                        times = CAUGHT_BY[plant][1]
+                        self.outcome.planted[plant] = await self._play(cluster, fault, times, plant=plant)
             finally:
                 cluster.close()
         self.outcome.seconds = time.monotonic() - self._began_s

@@ -18,9 +18,10 @@ from brokers.wire import Ambush, Api, Fault, Wire
 from cutbank.clock import SystemClock
 from cutbank.errors import OutcomeUnknown, StreamUnavailable
 from cutbank.metrics import NoMetrics
+from cutbank.pipeline.audit import read_all
 from cutbank.records import Message, Partition, Position
 from cutbank.transports import open_transport
-from cutbank.transports.base import Assigned, Lease, Output, Start, StreamConfig, Transport
+from cutbank.transports.base import Assigned, Lease, Output, StreamConfig, Transport
 
 SOURCE, COPY = "source", "copy"
 GROUP = "copiers"
@@ -68,13 +69,8 @@ class Stage:
 
     async def copy(self) -> list[bytes]:
         """What a read_committed reader sees, whole."""
-        found: list[bytes] = []
-        place = Partition(COPY, "0")
-        position = await self.direct.position_at(place, Start("earliest"))
-        while len(batch := await self.direct.read(place, position, records_max=1000, bytes_max=1 << 20)):
-            found += batch.values
-            position = batch.end
-        return found
+        info = await self.direct.describe(COPY)
+        return [value async for batch in read_all(self.direct, info) for value in batch.values]
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,15 @@ def test_the_readme_counts_the_kills_of_the_last_long_runs() -> None:
         assert simulation[name] == chaos[name] == 0
 
 
+def test_the_last_long_run_on_kafka_kept_every_promise_and_caught_every_bug() -> None:
+    found = json.loads((ROOT / "docs/results/chaos-kafka.json").read_text())
+    assert found["ok"]
+    assert all(found[name] == 0 for name in ("lost", "repeated", "different", "foreign", "positions_ahead"))
+    assert sum(found["kills_at_random"][role] for role in ("scorer", "sink")) >= 50
+    assert len(found["faults"]) == 11
+    assert all(plant["caught"] for plant in found["plants"].values())
+
+
 def test_no_page_links_to_nowhere() -> None:
     assert ROOT / "README.md" in PAGES
     broken = [
