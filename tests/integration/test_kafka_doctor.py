@@ -68,6 +68,22 @@ async def test_each_missing_permission_is_found(secured: SecuredKafka, prefix: s
         assert lack in score
 
 
+async def test_topics_that_are_to_be_made_ask_for_create(secured: SecuredKafka, prefix: str) -> None:
+    topics = [prefix + stream for stream in (SPEC.source, SPEC.destination, SPEC.errors)]
+    for topic in topics:
+        await secured.allow(Resource.TOPIC, topic, Operation.DESCRIBE)
+    found = await permissions(secured, prefix, LIMITED)
+    assert f"Create on topic '{prefix}{SPEC.source}'" in found["produce"].why
+    assert f"Create on topic '{prefix}{SPEC.errors}'" in found["score"].why
+    assert "Create" not in found["sink"].why, "it makes none"
+    for topic in topics:
+        await secured.allow(Resource.TOPIC, topic, Operation.CREATE)
+    found = await permissions(secured, prefix, LIMITED)
+    assert not any("Create" in finding.why for finding in found.values())
+    async with open_kafka(secured.url(prefix=prefix), clock=SystemClock(), metrics=NoMetrics()) as transport:
+        assert await transport.streams() == (), "nobody has made them by asking"
+
+
 async def test_a_user_for_one_service_is_a_warning_about_the_others(secured: SecuredKafka, prefix: str) -> None:
     await made(secured, prefix)
     group = f"{prefix}{SPEC.name}.sink"

@@ -129,9 +129,10 @@ async def check_permissions(url: str, spec: PipelineSpec) -> tuple[Finding, ...]
 async def _lacking(url: str, spec: PipelineSpec) -> dict[str, tuple[str, ...]]:
     from cutbank.transports.kafka import KafkaTransport, Needs
 
+    outputs = [spec.destination, spec.errors]
     roles = {
-        "produce": Needs(writes=[spec.source]),
-        "score": Needs(reads=[spec.source], writes=[spec.destination, spec.errors], group=f"{spec.name}.scorer"),
+        "produce": Needs(writes=[spec.source], makes=[spec.source]),
+        "score": Needs(reads=[spec.source], writes=outputs, makes=outputs, group=f"{spec.name}.scorer"),
         "sink": Needs(reads=[spec.destination], group=f"{spec.name}.sink"),
     }
     async with open_log(url, may_create=False) as transport:

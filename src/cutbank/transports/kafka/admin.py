@@ -14,7 +14,7 @@ from cutbank.errors import StreamMissing, UsageError
 from cutbank.records import Partition
 from cutbank.transports.base import RECORD_BYTES_MAX, PartitionInfo, StreamConfig, StreamInfo
 from cutbank.transports.kafka import reading
-from cutbank.transports.kafka.cluster import Cluster, Topic
+from cutbank.transports.kafka.cluster import Cluster, Patience, Topic
 from cutbank.transports.kafka.codes import PERMISSIONS, Code, code_name, raise_for
 
 REPLICAS = 3
@@ -58,6 +58,28 @@ async def ensure(cluster: Cluster, config: StreamConfig) -> StreamInfo:
 
 
 async def _create(cluster: Cluster, config: StreamConfig) -> None:
+    patience = cluster.patience()
+    while True:
+        code, why = await _ask_to_create(cluster, config, patience, dry_run=False)
+        if code in {Code.NONE, Code.TOPIC_ALREADY_EXISTS}:
+            return
+        if code in PERMISSIONS:
+            raise_for(code, f"make topic {cluster.topic_name(config.name)!r}", needs="Create")
+        if code not in {Code.NOT_CONTROLLER, Code.REQUEST_TIMED_OUT}:
+            raise UsageError(f"stream {config.name!r} can't be made: {why}")
+        await patience.pause(StreamMissing(f"stream {config.name!r} is not made: {code_name(code)}"))
+
+
+async def may_create(cluster: Cluster, stream: str) -> bool:
+    """Whether this client is permitted to make that topic, which is not there; asks without making it."""
+    code, _ = await _ask_to_create(cluster, StreamConfig(stream), cluster.patience(), dry_run=True)
+    return code not in PERMISSIONS
+
+
+async def _ask_to_create(
+    cluster: Cluster, config: StreamConfig, patience: Patience, *, dry_run: bool
+) -> tuple[int, str]:
+    """One request; the answer's code, and what it says."""
     replicated = len(cluster.brokers) >= REPLICAS
     settings = {
         TIMESTAMP_TYPE: "LogAppendTime",
@@ -73,19 +95,10 @@ async def _create(cluster: Cluster, config: StreamConfig) -> None:
         [],
         list(settings.items()),
     )
-    request = CreateTopicsRequest([topic], cluster.settings.call_timeout_ms, False)
-    patience = cluster.patience()
-    while True:
-        answer = await cluster.send_controller(request, patience=patience)
-        ((_, code, *message),) = answer.topic_errors
-        if code in {Code.NONE, Code.TOPIC_ALREADY_EXISTS}:
-            return
-        if code in PERMISSIONS:
-            raise_for(code, f"make topic {cluster.topic_name(config.name)!r}", needs="Create")
-        if code not in {Code.NOT_CONTROLLER, Code.REQUEST_TIMED_OUT}:
-            why = (message[0] if message else None) or code_name(code)
-            raise UsageError(f"stream {config.name!r} can't be made: {why}")
-        await patience.pause(StreamMissing(f"stream {config.name!r} is not made: {code_name(code)}"))
+    request = CreateTopicsRequest([topic], cluster.settings.call_timeout_ms, dry_run)
+    answer = await cluster.send_controller(request, patience=patience)
+    ((_, code, *message),) = answer.topic_errors
+    return int(code), (message[0] if message else None) or code_name(code)
 
 
 async def settings_of(cluster: Cluster, stream: str, names: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request
 
-from cutbank.transports.kafka import wire
+from cutbank.transports.kafka import admin, wire
 from cutbank.transports.kafka.cluster import PLAIN, Cluster
 from cutbank.transports.kafka.codes import Code, NotPermitted, raise_for
 
@@ -33,6 +33,8 @@ class Needs:
 
     reads: Sequence[str] = ()
     writes: Sequence[str] = ()
+    makes: Sequence[str] = ()
+    """Those of them that it makes where they are not there."""
     group: str = ""
     """Empty: none."""
 
@@ -73,11 +75,15 @@ async def _topics(cluster: Cluster, needs: Needs) -> list[str]:
     if answer.API_VERSION < wire.MetadataResponseV12.API_VERSION:
         return []
     reads, writes = set(map(cluster.topic_name, needs.reads)), set(map(cluster.topic_name, needs.writes))
+    makes = {cluster.topic_name(stream): stream for stream in needs.makes}
     found: list[str] = []
     for code, name, *_, allowed, _ in answer.topics:
         operations = ["Read"] * (name in reads) + ["Write"] * (name in writes) + ["DescribeConfigs"]
         if code == Code.TOPIC_AUTHORIZATION_FAILED:
             found += [f"{operation} on topic {name!r}" for operation in operations]
+        elif code == Code.UNKNOWN_TOPIC_OR_PARTITION and name in makes:
+            if not await admin.may_create(cluster, makes[name]):
+                found.append(f"Create on topic {name!r}")
         elif not code:
             found += [f"{operation} on topic {name!r}" for operation in _without(allowed, operations)]
     return found
