@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +88,13 @@ class Engine:
             )
         return done.stdout
 
-    def build(self, tag: str, context: Path, *, dockerfile: Path | None = None, base: str = BASE) -> None:
-        """Build an image of the context."""
-        file = ("--file", str(dockerfile)) if dockerfile else ()
-        words = ("build", "--quiet", "--tag", tag, *file, "--build-arg", f"BASE={base}", str(context))
-        # The classic builder: the engine of Debian has it, and no plugin is needed.
-        self.docker(*words, timeout_s=BUILD_S, variables={"DOCKER_BUILDKIT": "0"})
+    def build(self, tag: str, context: Path, *, dockerfile: Path | None = None, base: str | None = None) -> None:
+        """Build an image of the context, on the base that its Dockerfile names unless `base` says another."""
+        words = ["build", "--quiet", "--tag", tag, *(("--file", str(dockerfile)) if dockerfile else ())]
+        words += ("--build-arg", f"BASE={base}") if base else ()
+        # The classic builder is in Debian's engine and needs no plugin.
+        variables = None if self.pulls else {"DOCKER_BUILDKIT": "0"}
+        self.docker(*words, str(context), timeout_s=BUILD_S, variables=variables)
 
     def has(self, image: str) -> bool:
         """Whether the image is here."""
@@ -101,11 +103,10 @@ class Engine:
     def kafka(self) -> str:
         """The tag of Apache Kafka in Redpanda's place, made unless it is there. Raises ServerUnavailable."""
         tag = f"cutbank-kafka:{kafka_version()}"
-        self.base()
         with tempfile.TemporaryDirectory(prefix="cutbank-image-") as scratch:
             shutil.copytree(Path(__file__).with_name("kafka"), scratch, dirs_exist_ok=True)
             shutil.copytree(kafka_jars(), Path(scratch) / "libs")
-            self.build(tag, Path(scratch))
+            self.build(tag, Path(scratch), base=self.base())
         return tag
 
     def base(self) -> str:
@@ -144,7 +145,11 @@ def running_engine() -> Iterator[Engine]:
     with _own_engine(dockerd) as (host, scratch):
         if Path("/usr/bin/docker").exists():  # the engine's own client, where there is a newer one besides
             client = "/usr/bin/docker"
-        yield Engine(client, _with_compose(client, {"DOCKER_HOST": host}, scratch), pulls=False)
+        variables = {"DOCKER_HOST": host}
+        with ThreadPoolExecutor(max_workers=1) as beside:  # one waits for processors, the other for packages
+            plugin = beside.submit(_with_compose, client, variables, scratch)
+            Engine(client, variables, pulls=False).base()
+        yield Engine(client, plugin.result(), pulls=False)
 
 
 @contextmanager
