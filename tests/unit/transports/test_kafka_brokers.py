@@ -14,6 +14,7 @@ KAFKA: dict[str, Ranges] = {
     "3.8.1": {**APACHE, 22: (0, 5), 26: (0, 4)},
     "3.9.0": {**APACHE, 2: (0, 9), 22: (0, 5), 26: (0, 4)},
     "3.9.1": {**APACHE, 2: (0, 9), 22: (0, 5), 26: (0, 4)},
+    "4.0.0": {**APACHE, 2: (1, 10), 22: (0, 5), 26: (0, 5), 38: (1, 3)},
     "4.1.1": {**APACHE, 2: (1, 10), 22: (0, 5), 26: (0, 5), 38: (1, 3)},
 }
 
@@ -28,6 +29,7 @@ REDPANDA: Ranges = {2: (0, 4), 22: (0, 4), 26: (0, 3)}
         ("3.8.1", "Apache Kafka 3.8", Verdict.BAD),
         ("3.9.0", "Apache Kafka 3.9", Verdict.OPEN),
         ("3.9.1", "Apache Kafka 3.9", Verdict.OPEN),
+        ("4.0.0", "Apache Kafka 4.0 or newer", Verdict.GOOD),
         ("4.1.1", "Apache Kafka 4.0 or newer", Verdict.GOOD),
     ],
 )

@@ -64,7 +64,10 @@ class Kind:
 
 
 def kind(ranges: Mapping[int, tuple[int, int]], cluster_id: str) -> Kind:
-    """By the oldest and newest version of each request that a broker takes. Those of 3.7.2 to 4.1.1 were looked at."""
+    """By the oldest and newest version of each request that a broker takes.
+
+    Those of 3.7.2, 3.8.1, 3.9.0, 3.9.1, 4.0.0 and 4.1.1 were looked at.
+    """
     if cluster_id.startswith(REDPANDA):
         return Kind("Redpanda", Verdict.OPEN, apache=False)
     newest = {api: high for api, (_, high) in ranges.items()}
