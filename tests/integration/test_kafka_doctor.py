@@ -76,6 +76,10 @@ async def test_topics_that_are_to_be_made_ask_for_create(secured: SecuredKafka, 
     assert f"Create on topic '{prefix}{SPEC.source}'" in found["produce"].why
     assert f"Create on topic '{prefix}{SPEC.errors}'" in found["score"].why
     assert "Create" not in found["sink"].why, "it makes none"
+    url = secured.sasl_url(LIMITED, prefix=prefix)
+    for emit_all in (False, True):
+        (score,) = [f for f in await check_permissions(url, SPEC, emit_all=emit_all) if f.what.endswith("score")]
+        assert (f"topic '{prefix}{SPEC.scores}'" in score.why) == emit_all
     for topic in topics:
         await secured.allow(Resource.TOPIC, topic, Operation.CREATE)
     found = await permissions(secured, prefix, LIMITED)

@@ -109,12 +109,15 @@ async def check_brokers(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
     return (Finding("ok", "brokers", f"{report.names}{tried}"),)
 
 
-async def check_permissions(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
-    """On Kafka: which services the user of this URL may run. Fails if none; each may have a user of its own."""
+async def check_permissions(url: str, spec: PipelineSpec, *, emit_all: bool = False) -> tuple[Finding, ...]:
+    """On Kafka: which services the user of this URL may run. Fails if none; each may have a user of its own.
+
+    `emit_all`: the scorer is to publish every record's score.
+    """
     if not url.startswith("kafka://"):
         return ()
     try:
-        found = await _lacking(url, spec)
+        found = await _lacking(url, spec, emit_all=emit_all)
     except CutbankError as error:
         return (Finding("FAIL", "permissions", _why(error)),)
     level: Level = "warn" if any(not lacks for lacks in found.values()) else "FAIL"
@@ -126,10 +129,10 @@ async def check_permissions(url: str, spec: PipelineSpec) -> tuple[Finding, ...]
     )
 
 
-async def _lacking(url: str, spec: PipelineSpec) -> dict[str, tuple[str, ...]]:
+async def _lacking(url: str, spec: PipelineSpec, *, emit_all: bool) -> dict[str, tuple[str, ...]]:
     from cutbank.transports.kafka import KafkaTransport, Needs
 
-    outputs = [spec.destination, spec.errors]
+    outputs = [spec.destination, spec.errors, *([spec.scores] if emit_all else [])]
     roles = {
         "produce": Needs(writes=[spec.source], makes=[spec.source]),
         "score": Needs(reads=[spec.source], writes=outputs, makes=outputs, group=f"{spec.name}.scorer"),

@@ -56,7 +56,7 @@ async def findings(environ: Mapping[str, str], given: Mapping[str, str | None]) 
     yield check_detector(spec)
     folders: list[Path] = []
     for url in sorted(values.get("transport_url", ())):
-        for finding in await _check_url(url, spec):
+        for finding in await _check_url(url, spec, emit_all="all" in values.get("emit", ())):
             yield finding
         folders += _log_folder(url)
     for field, what in STORES.items():
@@ -67,12 +67,12 @@ async def findings(environ: Mapping[str, str], given: Mapping[str, str | None]) 
         yield check_disk(folder)
 
 
-async def _check_url(url: str, spec: PipelineSpec) -> list[Finding]:
+async def _check_url(url: str, spec: PipelineSpec, *, emit_all: bool) -> list[Finding]:
     """The log, and if it can be opened what it runs on."""
     log = await check_log(url, spec)
     if log.level != "ok":
         return [log]
-    return [log, *await check_brokers(url, spec), *await check_permissions(url, spec)]
+    return [log, *await check_brokers(url, spec), *await check_permissions(url, spec, emit_all=emit_all)]
 
 
 def _check_service(
@@ -93,7 +93,7 @@ def _check_service(
         told = service.settings.load(environ, **{field: text for field, text in given.items() if field in fields})
     except UsageError as error:
         return Finding("FAIL", what, str(error))
-    for field in ("spec", "transport_url", *STORES):
+    for field in ("spec", "transport_url", "emit", *STORES):
         if field in fields:
             values.setdefault(field, set()).add(getattr(told, field))
     return Finding("ok", what, f"installed, {len(fields)} settings valid")
