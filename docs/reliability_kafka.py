@@ -74,7 +74,7 @@ _HEAD = """
 ## On Kafka
 
 `make chaos-kafka`: {broker}, started by the run; the services reach it through a proxy of ours that sees every
-request, holds some and cuts others. Seed {seed}, {seconds:,.0f} s, {date}, Python {python}, {system}, {cores} cores.
+request, holds some and cuts others. Seeds {seeds}; {seconds:,.0f} s, {date}, Python {python}, {system}, {cores} cores.
 {kills_total:,} services were killed; of these, at random times: {at_random}. Those of the first row fell
 {points}.
 
@@ -93,8 +93,9 @@ def page() -> str:
     found = json.loads(RESULT.read_text(encoding="utf-8"))
     at_random = ", ".join(f"{role} {count}" for role, count in found["kills_at_random"].items())
     fell = {point: sum(counts.values()) for point, counts in found["points"].items()}
+    seeds = ", ".join(sorted({str(fault.get("seed", found["seed"])) for fault in found["faults"].values()}))
     points = ", ".join(f"{point} {count}" for point, count in fell.items() if count)
-    head = _HEAD.format(**{**found, **found["ran"], "at_random": at_random, "points": points})
+    head = _HEAD.format(**{**found, **found["ran"], "at_random": at_random, "points": points, "seeds": seeds})
     return "\n".join([head.rstrip("\n"), *_faults(found), _PLANTS.rstrip("\n"), *_plants(found)])
 
 

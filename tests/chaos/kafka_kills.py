@@ -35,7 +35,8 @@ STEPS = {
 }
 """The requests of a role's transaction at which it is hunted."""
 
-_KILLED = re.compile(r"(producer|scorer|sink) (killed|left by kill -9)")
+KILLED = "kill -9 at random and at chosen calls"
+_KILLED = re.compile(rf"(producer|scorer|sink) (killed|left by kill -9)|{KILLED}")
 
 HOLDS = {Fault.HOLD_REQUEST: "on its way", Fault.HOLD_REPLY: "done, the answer on its way"}
 
@@ -44,7 +45,7 @@ async def kills(stage: Stage, times: int) -> None:
     """Kills at random, `times` of them, and aimed ones."""
     aimed = max(12, times // 4)
     await carry_out(stage.crew, plan(times, aimed, seed=stage.rng.randrange(1 << 30)), stage.tally)
-    stage.happened["kill -9 at random and at chosen calls"] += stage.tally.kills.total()
+    stage.happened[KILLED] += stage.tally.kills.total()
 
 
 async def stops(stage: Stage, times: int) -> None:

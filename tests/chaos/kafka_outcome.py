@@ -1,16 +1,30 @@
 """What a run on Kafka came to: as a table for people, as JSON for the page that is made of it. Values only."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.checks import Verdict
+from chaos.kafka_faults import FAULTS
 from chaos.kafka_kills import kills_in
 from chaos.kafka_stage import Stage
 from chaos.kills import EXACT, Sort, Tally
 from chaos.outcome import scenario
 from chaos.points import NEEDED, Point
+
+FIGURES = (
+    "records",
+    "anomalies",
+    "error_lines",
+    "lost",
+    "repeated",
+    "different",
+    "foreign",
+    "positions_ahead",
+    "lag",
+)
+"""What is counted of each fault, and summed."""
 
 
 @dataclass
@@ -127,7 +141,7 @@ class KafkaOutcome:
     @property
     def kills_total(self) -> int:
         """Processes killed, whatever fault it was of."""
-        return self.kills.total() + sum(kills_in(played.happened) for played in self.played)
+        return sum(kills_in(played.happened) for played in self.played)
 
     def result(self) -> dict[str, Any]:
         """As JSON."""
@@ -153,7 +167,7 @@ class KafkaOutcome:
                 }
                 for point in Point
             },
-            "faults": {played.name: _fault(played) for played in self.played},
+            "faults": {played.name: _fault(self.seed, played) for played in self.played},
             "plants": {
                 plant: {"fault": played.name, "caught": bool(played.caught), "by": played.caught}
                 for plant, played in self.planted.items()
@@ -177,8 +191,29 @@ class KafkaOutcome:
         )
 
 
-def _fault(played: Played) -> dict[str, Any]:
+def renewed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with those faults that were played again in place of what they came to before, and all sums anew."""
+    faults = {**before["faults"], **now["faults"]}
+    base = {**before, **now} if "kills" in now["faults"] else {**now, **before}  # whose points are the kills'
     return {
+        **base,
+        "ok": all(fault["ok"] for fault in faults.values()) and all(one["caught"] for one in before["plants"].values()),
+        "seconds": round(sum(fault["seconds"] for fault in faults.values()), 1),
+        **{figure: sum(fault.get(figure, 0) for fault in faults.values()) for figure in FIGURES},
+        "kills_total": sum(kills_in(fault["happened"]) for fault in faults.values()),
+        "faults": {fault.name: faults[fault.name] for fault in FAULTS if fault.name in faults},
+        "plants": before["plants"],
+        "findings": [
+            finding
+            for finding in (*before["findings"], *now["findings"])
+            if finding in now["findings"] or not finding.startswith(tuple(f"{name}: " for name in now["faults"]))
+        ],
+    }
+
+
+def _fault(seed: int, played: Played) -> dict[str, Any]:
+    return {
+        "seed": seed,
         "ok": played.right,
         "happened": dict(sorted(played.happened.items())),
         **played.figures,

@@ -7,12 +7,14 @@ unless something was found.
 
 import argparse
 import asyncio
+import json
 import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +25,14 @@ from brokers.wire import Wire
 from chaos.checks import judge
 from chaos.crew import Crew, Trouble
 from chaos.kafka_faults import BY_NAME, CAUGHT_BY, FAULTS, Fault
-from chaos.kafka_outcome import KafkaOutcome, Played
+from chaos.kafka_outcome import KafkaOutcome, Played, renewed
 from chaos.kafka_stage import Stage
 from chaos.kafka_world import KafkaWorld
 from chaos.scenarios import RECORDS_PER_PUBLISH, finish
+from chaos.world import SPEC
 from cutbank.errors import CutbankError
+from cutbank.pipeline.scoring.model import registered
+from cutbank.pipeline.spec import PipelineSpec
 from long_runs import at_least, save
 
 SUMMARY = "The services on real Kafka brokers, fault after fault, each compared with an undisturbed run."
@@ -45,7 +50,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-plants", action="store_true", help="the faults alone, without the planted bugs")
     parser.add_argument("--seed", type=at_least(0), default=None, help="of the plan; the moments differ in every run")
     parser.add_argument("--rate", type=float, default=1000.0, help="records a second (default: 1000)")
-    parser.add_argument("--result", type=Path, default=None, help="file that takes the counts, as JSON")
+    parser.add_argument(
+        "--result",
+        type=Path,
+        default=None,
+        help="file that takes the counts, as JSON; with --only, those of the faults played, beside the rest",
+    )
     return parser.parse_args(argv)
 
 
@@ -65,6 +75,9 @@ class Run:
     async def play(self, faults: Iterable[tuple[Fault, int]], plants: Iterable[str]) -> None:
         """The faults, each so many times, on as many brokers as it needs; then the planted bugs."""
         left = list(faults)
+        # A cold cache of compiled kernels would cost the first scorer minutes on a busy machine.
+        self.tell("compiling the kernels")
+        await asyncio.to_thread(registered(PipelineSpec.model_validate(tomllib.loads(SPEC))).self_check)
         planted = [(BY_NAME[CAUGHT_BY[plant][0]], plant) for plant in plants]
         for brokers in sorted({fault.brokers for fault, _ in (*left, *planted)}):
             cluster = KafkaCluster(self._folder / f"kafka-{brokers}", brokers=brokers)
@@ -153,7 +166,10 @@ def main(argv: list[str]) -> int:
     for finding in outcome.findings:
         print(f"! {finding}")  # noqa: T201
     if chosen.result is not None:
-        save(chosen.result, outcome.result())
+        result = outcome.result()
+        if chosen.only is not None and chosen.result.exists():
+            result = renewed(json.loads(chosen.result.read_text(encoding="utf-8")), result)
+        save(chosen.result, result)
     if outcome.right:
         shutil.rmtree(folder)
         return 0
