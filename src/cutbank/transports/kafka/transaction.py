@@ -173,6 +173,8 @@ class Transactions:
         What fails here changes nothing; then the next transaction begins with a new epoch. So it does unless `clean`:
         a request whose answer was lost may arrive later, and a position that is late would undo a newer one.
         """
+        # Markers take a little longer than an answer: asked at once, the broker only says that they are under way.
+        await self._cluster.clock.sleep(self._cluster.settings.retry_ms / 1000)
         if not await self._end(self._cluster.patience(), commit=True, again=False):
             self._dirty = not clean
 
