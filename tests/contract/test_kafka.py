@@ -50,7 +50,7 @@ class KafkaLog:
         self._bootstrap_servers = broker.bootstrap_servers
         self._prefix = f"t{uuid4().hex[:12]}-"
         self._url = (
-            f"{broker.url}?prefix={self._prefix}&session_timeout_ms=6000&heartbeat_ms=100&hand_over_ms=2000{options}"
+            f"{broker.url}?prefix={self._prefix}&session_timeout_ms=6000&heartbeat_ms=100&hand_over_ms=5000{options}"
         )
         self._stack = stack
         self._clocks: dict[int, StoppableClock] = {}
