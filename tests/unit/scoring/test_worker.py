@@ -392,7 +392,8 @@ async def test_a_message_that_the_stream_refuses_stops_the_partition_loudly(tmp_
 
 async def test_a_stop_in_the_middle_publishes_what_is_scored_and_leaves_the_rest(tmp_path: Path) -> None:
     async with Stage(tmp_path).opened() as stage:
-        await stage.publish(trades(70))
+        # Far more than the step under way, the next one and what is scored beside them.
+        await stage.publish(trades(140))
         stop, published = asyncio.Event(), Counter[str]()
 
         async def stop_after_two(name: str, phase: str) -> None:
@@ -584,3 +585,39 @@ async def test_several_partitions_have_models_of_their_own(tmp_path: Path) -> No
             for partition in ("0", "1")
         }
         assert scores["0"] == scores["1"] != []
+
+
+async def test_what_is_scored_while_a_publish_is_under_way_goes_out_in_the_next_one(tmp_path: Path) -> None:
+    stop, began, free, idle = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    steps = Counter[str]()
+    config = QUICK.model_copy(update={"batch_records_max": 1000})
+    async with Stage(tmp_path, config=config).opened() as stage:
+
+        async def slow_at_first(name: str, phase: str) -> None:
+            if name == "idle":
+                idle.set()
+            if name == "publish":
+                steps[phase] += 1
+                began.set()
+                if phase == "before":
+                    await free.wait()
+                elif steps["after"] == 2:
+                    stop.set()
+
+        await stage.publish(trades(20))
+        async with stage.lease() as lease, stage.worker() as worker, asyncio.timeout(DEADLINE_S):
+            working = asyncio.create_task(worker.work(TappedLease(lease, slow_at_first), stop))
+            await began.wait()
+            for portion in range(1, 4):
+                await stage.publish(trades(20, first=20 * portion))
+                # Of a few records none is read before they are scored: a read that finds nothing tells that all are.
+                idle.clear()
+                await idle.wait()
+                idle.clear()
+                await idle.wait()
+            assert steps == {"before": 1}
+            free.set()
+            await working
+        assert steps == {"before": 2, "after": 2}
+        assert await stage.committed() == (await stage.read("trades")).end
+        assert await stage.lines("anomalies") == (await stage.oracle())["anomalies"]
