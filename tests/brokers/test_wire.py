@@ -69,7 +69,7 @@ async def test_a_cut_end_of_a_transaction_is_asked_again(
     ambush = wire.ambush(Api.END_TXN, fault)
     await sent_in_transaction(producer, topic, b"cut")
     assert ambush.answered.is_set() == (fault is Fault.CUT_AFTER)
-    assert wire.seen[Api.END_TXN] == 3
+    assert wire.seen[Api.END_TXN] >= 3, "where the broker is still at it, the client asks once more"
     assert await payloads(cluster.bootstrap_servers, topic, 2) == [b"whole", b"cut"]
 
 
