@@ -186,7 +186,7 @@ async def test_owners_wait_for_a_commit_in_flight_and_onlookers_do_not(
         await other.begin_transaction()
         await other.send_offsets_to_transaction({TopicPartition(f"{prefix}s", 0): 2}, f"{prefix}g")
         # How it says so depends on what the last try came to; a committed position is what may not come.
-        with pytest.raises(StreamUnavailable, match="UNSTABLE_OFFSET_COMMIT|did not answer in time"):
+        with pytest.raises(StreamUnavailable, match=r"UNSTABLE_OFFSET_COMMIT|did not answer in time"):
             await lease.committed()
         assert await far.committed("g", Partition("s", "0")) == Position(1)
         await other.commit_transaction()
