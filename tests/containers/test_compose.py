@@ -136,8 +136,10 @@ def test_up_gives_an_object_in_two_minutes_survives_kills_and_leaves_nothing(
     # All but the producer crash at once; what the broker has acknowledged has to be there again.
     first = project.objects()
     project.compose("kill", "--signal", "SIGKILL", "scorer", "sink", "redpanda")
-    project.compose("up", "--detach", "--wait", "--wait-timeout", str(round(UP_S)))
+    project.compose("up", "--detach")
     wait_until("another object", lambda: bool(project.objects() - first), timeout_s=OBJECT_S)
+    for service in SERVICES:
+        wait_until(f"{service} is ready again", partial(project.ready, service), timeout_s=UP_S)
 
     # Whole, and byte for byte what scoring the source again gives.
     proof = ("--stream", "kafka://redpanda:9092", "--state", "file:///data/state")
