@@ -201,7 +201,7 @@ class Connections:
                 if answer.error_code:
                     raise SaslAuthenticationFailed(code_name(answer.error_code))
         finally:
-            connection.close()
+            await connection.close()  # with TLS the broker has a last word
 
     async def _why_not(self, node: int) -> str | None:
         """What a broker has against this client, if that is why it can't be reached: aiokafka only logs it.
