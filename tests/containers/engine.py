@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from brokers.jars import CACHE, ServerUnavailable, kafka_jars, kafka_version, program
+from brokers.jars import CACHE, NotOnThisMachine, ServerUnavailable, kafka_jars, kafka_version, program
 
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE = "v2.40.3"
@@ -141,7 +141,7 @@ def running_engine() -> Iterator[Engine]:
         return
     dockerd = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if client is None or dockerd is None or sys.platform != "linux" or os.geteuid() != 0:
-        raise ServerUnavailable("no Docker engine answers; start one, or be root with Debian's docker.io installed")
+        raise NotOnThisMachine("no Docker engine answers; start one, or be root with Debian's docker.io installed")
     with _own_engine(dockerd) as (host, scratch):
         if Path("/usr/bin/docker").exists():  # the engine's own client, where there is a newer one besides
             client = "/usr/bin/docker"
@@ -170,7 +170,7 @@ def _own_engine(dockerd: str) -> Iterator[tuple[str, Path]]:
 
             def up() -> bool:
                 if process.poll() is not None:
-                    raise ServerUnavailable(f"dockerd does not run here: {(folder / 'log').read_text()[-1500:]}")
+                    raise NotOnThisMachine(f"dockerd does not run here: {(folder / 'log').read_text()[-1500:]}")
                 return _answers(found, {"DOCKER_HOST": host})
 
             wait_until("dockerd answers", up, timeout_s=ENGINE_S)
