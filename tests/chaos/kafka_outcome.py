@@ -193,21 +193,18 @@ class KafkaOutcome:
 
 def renewed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A result with those faults that were played again in place of what they came to before, and all sums anew."""
-    faults = {**before["faults"], **now["faults"]}
+    faults, plants = {**before["faults"], **now["faults"]}, {**before["plants"], **now["plants"]}
+    anew = tuple([f"{name}: " for name in now["faults"]] + [f"planted bug {plant} " for plant in now["plants"]])
     base = {**before, **now} if "kills" in now["faults"] else {**now, **before}  # whose points are the kills'
     return {
         **base,
-        "ok": all(fault["ok"] for fault in faults.values()) and all(one["caught"] for one in before["plants"].values()),
+        "ok": all(fault["ok"] for fault in faults.values()) and all(one["caught"] for one in plants.values()),
         "seconds": round(sum(fault["seconds"] for fault in faults.values()), 1),
         **{figure: sum(fault.get(figure, 0) for fault in faults.values()) for figure in FIGURES},
         "kills_total": sum(kills_in(fault["happened"]) for fault in faults.values()),
         "faults": {fault.name: faults[fault.name] for fault in FAULTS if fault.name in faults},
-        "plants": before["plants"],
-        "findings": [
-            finding
-            for finding in (*before["findings"], *now["findings"])
-            if finding in now["findings"] or not finding.startswith(tuple(f"{name}: " for name in now["faults"]))
-        ],
+        "plants": plants,
+        "findings": [*(old for old in before["findings"] if not old.startswith(anew)), *now["findings"]],
     }
 
 

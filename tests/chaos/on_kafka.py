@@ -167,7 +167,7 @@ def main(argv: list[str]) -> int:
         print(f"! {finding}")  # noqa: T201
     if chosen.result is not None:
         result = outcome.result()
-        if chosen.only is not None and chosen.result.exists():
+        if (chosen.only is not None or chosen.plant is not None) and chosen.result.exists():
             result = renewed(json.loads(chosen.result.read_text(encoding="utf-8")), result)
         save(chosen.result, result)
     if outcome.right:

@@ -121,9 +121,14 @@ def snapshot_ahead() -> None:
         scored = await score(live, *arguments, **named)
         if live._keeper.due(live.model.next):
             live._keeper.put(live.model.next, snapshot_bytes(live.model.frozen()))
+            await live._keeper.finish(within_s=10.0)
         return scored
 
+    async def never(_live: _Live) -> None:
+        return
+
     _Live._score = wrong  # type: ignore[method-assign, assignment]
+    _Live._snapshot_if_due = never  # type: ignore[method-assign, assignment]
 
 
 def no_replay() -> None:
