@@ -220,6 +220,8 @@ class _Live:
         error = receiving.exception()
         if isinstance(error, CutbankError) and not isinstance(error, Fenced) and not idle:
             self._faulted = True
+            log.warning("receiving again", partition=str(self._lease.partition), why=str(error))
+            self._scene.metrics.add("cutbank_retries_total", operation="receive")
             return
         self._faulted = False
         self._batch = receiving.result()

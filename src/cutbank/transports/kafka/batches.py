@@ -1,7 +1,7 @@
 """Batches of records: built for a produce request, and taken apart from a fetch. No I/O.
 
 Invariant: what is taken apart is committed: records of aborted transactions are left out, and the end of what was read
-lies behind the markers that were read.
+lies behind the markers that were read; a damaged batch is never passed.
 Source: https://kafka.apache.org/41/implementation/message-format/ and KIP-98 for aborted transactions.
 """
 
@@ -89,6 +89,8 @@ class Contents:
         self._waiting = sorted(aborted or (), key=lambda transaction: transaction[1], reverse=True)
         self._dropped: set[int] = set()
         self._counts: deque[int] = deque()
+        self._damage = ""
+        """Which batch is damaged, once one was met: nothing behind it is given any more."""
         self.end = start
         """Where the next fetch begins: behind all whole batches."""
         for base, last, control, count in _headers(partition, body):
@@ -101,12 +103,15 @@ class Contents:
         """How many are not taken apart yet; those of aborted transactions count until they are met."""
 
     def more(self, found: Columns) -> bool:
-        """Add the next batch's committed records; False if there is none. Raises LogDamaged."""
+        """Add the next batch's committed records; False if there is none. Raises LogDamaged, from then on each time."""
+        if self._damage:
+            raise LogDamaged(self._damage)
         if not self._counts:
             return False
         batch = self._batches.next_batch()
         if not batch.validate_crc():
-            raise LogDamaged(f"{self._partition}: the batch at {batch.base_offset} has a wrong check sum")
+            self._damage = f"{self._partition}: the batch at {batch.base_offset} has a wrong check sum"
+            raise LogDamaged(self._damage)
         self.records -= self._counts.popleft()
         while self._waiting and self._waiting[-1][1] <= batch.base_offset:
             self._dropped.add(self._waiting.pop()[0])

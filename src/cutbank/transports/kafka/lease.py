@@ -185,13 +185,22 @@ class KafkaLease:
     async def receive(self, *, records_max: int, bytes_max: int, wait_s: float) -> Batch:
         """Records from the reading position, as `transports.base.Lease.receive` says."""
         assert self._position is not None, "seek before receive"
-        position = self._position
+        try:
+            return await self._receive(self._position, records_max=records_max, bytes_max=bytes_max, wait_s=wait_s)
+        except Exception:
+            # Nothing was given, so what lies half taken apart is fetched anew, and refused again if it is damaged.
+            self._shelf = None
+            raise
+
+    async def _receive(self, position: Position, *, records_max: int, bytes_max: int, wait_s: float) -> Batch:
         clock = self._cluster.clock
         deadline_s = clock.monotonic_s() + wait_s
         looked = position
         while True:
             self._check_not_over()
             await self._checked(self._owner.confirm(always=False))
+            # It may have been closed meanwhile: a fetch begun now would be nobody's.
+            self._check_not_over()
             shelf = self._shelf
             if shelf is None or shelf.position != looked or not shelf.any():
                 # What is left on a shelf without a record are markers, and what was aborted.
