@@ -2,9 +2,9 @@
 
 `KAFKA_BOOTSTRAP_SERVERS` names a shared one that is there already; `KAFKA_OF_TESTS=container` has testcontainers run
 one (Redpanda, or Kafka in its place where images can't be pulled); else Apache Kafka is started from its jars. Where
-Java or Maven are missing, tests that need them are skipped by name. The summary says which broker it was. Each test
-that asks for a fixture of this file gets the marker `servers`: `make test` leaves it to `make test-servers`. A pytest
-plugin.
+Java or Maven are missing, tests that need them are skipped by name, unless `SERVERS_OF_TESTS=required`. The summary
+says which broker it was. Each test that asks for a fixture of this file gets the marker `servers`: `make test` leaves
+it to `make test-servers`. A pytest plugin.
 """
 
 import os

@@ -29,8 +29,12 @@ class NotOnThisMachine(ServerUnavailable):
 
 
 def leave_out(what: str, missing: ServerUnavailable) -> NoReturn:
-    """Skip the test, saying what is missing. Where a commit is judged (`CI`), what the machine has must work."""
-    if "CI" in os.environ and not isinstance(missing, NotOnThisMachine):
+    """Skip the test, saying what is missing; where a commit is judged (`CI`), what the machine has must work.
+
+    `SERVERS_OF_TESTS=required`: nothing may be missing.
+    """
+    required = os.environ.get("SERVERS_OF_TESTS") == "required"
+    if required or ("CI" in os.environ and not isinstance(missing, NotOnThisMachine)):
         pytest.fail(f"no {what}: {missing}", pytrace=False)
     pytest.skip(f"no {what}: {missing}")
 

@@ -177,7 +177,11 @@ def _own_engine(dockerd: str) -> Iterator[tuple[str, Path]]:
             yield host, folder
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(ENGINE_S)
+            try:
+                process.wait(ENGINE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _with_compose(client: str, variables: Mapping[str, str], scratch: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The Docker engine that tests ask for, one for the session. Owns nothing but its start and end. A pytest plugin.
 
-Where a machine can't have one, tests that need it are skipped by name; where `CI` is set, what fails besides that fails
-them. Each test that asks for it gets the markers `containers` and `servers`: `make test-containers` runs these.
+Where a machine can't have one, tests that need it are skipped by name (`brokers.jars.leave_out` says when that fails
+them instead). Each test that asks for it gets the markers `containers` and `servers`: `make test-containers` runs them.
 """
 
 from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ from containers.engine import REPOSITORY, Engine, wait_until
 FILE = REPOSITORY / "docker-compose.yml"
 SERVICES = ("producer", "scorer", "sink")
 FIRST_OBJECT_S = 120.0
-"""The promise of the README: from `up` to the first object, with the images there."""
+"""The promise of docs/compose.md: from `up` to the first object, with the images there."""
 LOAD_MAX = 5.0
 """On a machine with more work under way for each processor, the promise is stretched: others would break it."""
 OBJECT_S = 300.0
@@ -109,8 +109,10 @@ def project(engine: Engine, images: None, tmp_path: Path) -> Iterator[Project]:
     try:
         yield project
     finally:
-        sys.stdout.write(project.compose("logs", "--no-color", "--tail", "100"))  # shown if the test failed
-        project.compose("down", "--volumes", "--timeout", "5")
+        try:
+            sys.stdout.write(project.compose("logs", "--no-color", "--tail", "100"))  # shown if the test failed
+        finally:
+            project.compose("down", "--volumes", "--timeout", "5")
 
 
 def test_up_gives_an_object_in_two_minutes_survives_kills_and_leaves_nothing(

@@ -126,6 +126,21 @@ def test_every_make_target_of_a_workflow_exists(path: Path) -> None:
     assert named <= targets
 
 
+def test_the_workflow_leaves_no_server_out_and_counts_from_up() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert workflow["env"] == {"SERVERS_OF_TESTS": "required"}
+    (first,) = [step["run"] for step in workflow["jobs"]["compose"]["steps"] if "two minutes" in step.get("name", "")]
+    assert first.startswith("timeout 120 sh -c 'docker compose up --detach\n")
+    (contract,) = [step["run"] for step in workflow["jobs"]["redpanda"]["steps"] if "run" in step]
+    for name in ("kafka", "kafka_groups", "kafka_fence_loop", "kafka_topics", "kafka_limits"):
+        assert f"tests/contract/test_{name}.py" in contract
+
+
+def test_the_broker_answers_from_its_log() -> None:
+    command = SERVICES["redpanda"]["command"]
+    assert command[command.index("--set") + 1] == "redpanda.write_caching_default=false"
+
+
 def test_the_workflow_tests_the_versions_that_the_package_states() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     versions = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
