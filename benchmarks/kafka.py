@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,23 @@ from kafka_figures import (
     moment_s,
     pace_since,
     percentiles,
+    replay_over_live,
     replay_pace,
     told_figures,
 )
-from kafka_world import BATCH_RECORDS, DISTINCT, Pace, Pipeline, broker, cpu_s, fill, trades
+from kafka_world import (
+    BATCH_RECORDS,
+    DISTINCT,
+    DONE_S_MAX,
+    POLL_S,
+    Pace,
+    Pipeline,
+    Scorer,
+    broker,
+    cpu_s,
+    fill,
+    trades,
+)
 
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
@@ -135,7 +148,7 @@ async def throughput(scene: Scene) -> dict[str, Any]:
         shares = {
             "share_by_cpu": round(reader_and_detector_us / live["cpu_us_per_record"], 3),
             "share_of_reader_and_detector": round(live["records_per_s"] / ideal, 3),
-            "replay_over_live": round(replay["records_per_s"] / whole_per_s, 3) if replay else None,
+            "replay_over_live": replay_over_live(replay, records=records, live_per_s=whole_per_s),
         }
         passes.append(shares | figures)
     return medians(passes, "share_of_reader_and_detector", "share_by_cpu", "replay_over_live")
@@ -233,21 +246,26 @@ async def late(scene: Scene, name: str, records_per_s: int) -> dict[str, Any]:
                 tick_s=TICK_S,
             )
         )
-        of_anomalies, of_source = await asyncio.gather(
-            seen(scene.servers, pipeline.destination, sending, arrival_s=rowtime_s),
-            seen(scene.servers, pipeline.topic, sending, arrival_s=lambda record: record.timestamp / 1000.0),
+        over = asyncio.Event()
+        source, of_anomalies, of_source = await asyncio.gather(
+            until_scored(pipeline, transport, scorer, sending, over),
+            seen(scene.servers, pipeline.destination, over, arrival_s=rowtime_s),
+            seen(scene.servers, pipeline.topic, over, arrival_s=lambda record: record.timestamp / 1000.0),
         )
         spent_s, took_s = cpu_s(scorer.process_id) - spent_s, time.monotonic() - began_s
         url = scorer.said("ready")[0]["http"]
-        steps = await asyncio.to_thread(means_ms, url)
+        told_of = await asyncio.to_thread(scorers_metrics, url)
         await asyncio.to_thread(scorer.finish, stop=True)
+    assert of_source.count == source["records"], "the bare reader has seen every record"
+    assert of_anomalies.count == told_of["cutbank_anomalies_total"], "and the other one every anomaly, however late"
     return {
-        **percentiles(of_anomalies),
-        "log_alone": percentiles(of_source),
-        "steps": steps,
+        **percentiles(of_anomalies.took_ms),
+        "log_alone": percentiles(of_source.took_ms),
+        "anomalies": of_anomalies.count,
+        "steps": means_ms(told_of),
         "scorer_cpu_share": round(spent_s / took_s, 3),
         "records_per_s": records_per_s,
-        "source": await sending,
+        "source": source,
         "load_1min": round(os.getloadavg()[0], 2),
     }
 
@@ -257,40 +275,67 @@ def rowtime_s(record: Any) -> float:
     return moment_s(orjson.loads(record.value)["ROWTIME"])
 
 
-def means_ms(url: str) -> dict[str, float]:
-    """How long the scorer's own steps took on average, by its metrics."""
+def scorers_metrics(url: str) -> dict[str, float]:
+    """The scorer's own metrics that have no labels."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10.0) as answer:  # noqa: S310  # the scorer's own
         text = answer.read().decode()
+    return {name: float(value) for name, value in re.findall(r"^(cutbank_\w+) (\S+)$", text, re.MULTILINE)}
+
+
+def means_ms(told_of: Mapping[str, float]) -> dict[str, float]:
+    """How long the scorer's own steps took on average, by its metrics."""
     result: dict[str, float] = {}
     for name in ("score", "publish"):
-        total, count = (
-            float(re.findall(rf"^cutbank_{name}_seconds_{what} (\S+)$", text, re.MULTILINE)[0])
-            for what in ("sum", "count")
-        )
+        total, count = (told_of[f"cutbank_{name}_seconds_{what}"] for what in ("sum", "count"))
         result |= {f"{name}_ms_mean": round(total / count * 1000.0, 2), f"{name}_steps": count}
     return result
 
 
-async def seen(
-    servers: str, topic: str, sending: "asyncio.Future[Any]", *, arrival_s: Callable[[Any], float]
-) -> list[float]:
-    """Of each record after the warm-up, how long after its arrival it was in hand; until the source has ended."""
+async def until_scored(
+    pipeline: Pipeline, transport: Transport, scorer: Scorer, sending: "asyncio.Future[Any]", over: asyncio.Event
+) -> Any:
+    """What the source said, once all of it is committed; then `over` is set, so that what is late counts as well."""
+    source = await sending
+    deadline_s = time.monotonic() + DONE_S_MAX
+    while await pipeline.done(transport) < source["records"]:
+        scorer.check()
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"the scorer is still behind {DONE_S_MAX:.0f} s after the source's end")
+        await asyncio.sleep(POLL_S)
+    over.set()
+    return source
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a bare reader saw of a topic."""
+
+    count: int
+    """All records."""
+    took_ms: list[float]
+    """Of each record after the warm-up, how long after its arrival it was in hand."""
+
+
+async def seen(servers: str, topic: str, over: asyncio.Event, *, arrival_s: Callable[[Any], float]) -> Seen:
+    """Read until the end of the topic, as it is when nothing more will come."""
     took_ms: list[float] = []
-    began_s: float | None = None
+    count, began_s = 0, None
+    where = TopicPartition(topic, 0)
     async with AIOKafkaConsumer(
         bootstrap_servers=servers, isolation_level="read_committed", fetch_max_wait_ms=500
     ) as consumer:
-        consumer.assign([TopicPartition(topic, 0)])
+        consumer.assign([where])
         await consumer.seek_to_beginning()
-        while not sending.done():
+        while not over.is_set() or await consumer.position(where) < (await consumer.end_offsets([where]))[where]:
             found = await consumer.getmany(timeout_ms=200)
             now_s = time.time()
             for records in found.values():
+                count += len(records)
                 arrivals_s = [arrival_s(record) for record in records]
                 began_s = began_s or arrivals_s[0]
                 first_s = began_s + LATENCY_WARM_S
                 took_ms += [(now_s - moment) * 1000.0 for moment in arrivals_s if moment > first_s]
-    return took_ms
+    return Seen(count, took_ms)
 
 
 async def memory(scene: Scene) -> dict[str, Any]:

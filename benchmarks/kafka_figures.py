@@ -66,12 +66,12 @@ def ideal_records_per_s(reader: float, detector: float) -> float:
 
 
 def medians(passes: Iterable[Mapping[str, Any]], *names: str) -> dict[str, Any]:
-    """The median of each figure over the passes that have it, None where none has, and every pass whole."""
+    """The median of each figure over the passes, None where one of them has none, and every pass whole."""
     passes = list(passes)
     result: dict[str, Any] = {}
     for name in names:
-        found = [one[name] for one in passes if one[name] is not None]
-        result[name] = round(statistics.median(found), 3) if found else None
+        found = [one[name] for one in passes]
+        result[name] = None if None in found else round(statistics.median(found), 3)
     return result | {"passes": passes}
 
 
@@ -94,6 +94,13 @@ def replay_pace(began: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str,
     seconds = max(moment_s(ended[0]["time"]) - moment_s(began[0]["time"]), 1e-3)
     count = began[0]["end"] - began[0]["start"]
     return {"records_per_s": round(count / seconds), "records": count, "seconds": round(seconds, 2)}
+
+
+def replay_over_live(replay: Mapping[str, float] | None, *, records: int, live_per_s: float) -> float | None:
+    """A replay's pace over the live one; None where it was of another stretch, since a snapshot fell into the run."""
+    if replay is None or replay["records"] != records:
+        return None
+    return round(replay["records_per_s"] / live_per_s, 3)
 
 
 def pace_since(live: Sequence[Mapping[str, Any]], records: int, ended_s: float) -> float:

@@ -153,6 +153,7 @@ class Pipeline:
             "CUTBANK_STATE_URL": f"file://{self.folder}/state",
             "CUTBANK_HTTP_PORT": "off",
             "CUTBANK_LOG_FORMAT": "json",
+            "CUTBANK_SNAPSHOT_S": "60",  # as the figure asks
         }
 
     async def ensure(self, transport: Transport) -> None:

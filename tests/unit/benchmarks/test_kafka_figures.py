@@ -83,10 +83,16 @@ def test_reader_and_detector_in_turn_are_slower_than_either() -> None:
     assert figures.ideal_records_per_s(300.0, 600.0) == pytest.approx(200.0)
 
 
-def test_medians_leave_out_passes_that_found_nothing_and_keep_them() -> None:
-    passes = [{"a": 3.0, "b": None}, {"a": 1.0, "b": None}, {"a": 2.0, "b": None}]
-    assert figures.medians(passes, "a", "b") == {"a": 2.0, "b": None, "passes": passes}
-    assert figures.medians([{"a": None}, {"a": 0.9123}], "a")["a"] == 0.912
+def test_medians_are_of_all_passes_or_none() -> None:
+    passes = [{"a": 3.0, "b": None}, {"a": 1.0, "b": 0.5}, {"a": 2.0009, "b": 0.5}]
+    assert figures.medians(passes, "a", "b") == {"a": 2.001, "b": None, "passes": passes}
+
+
+def test_a_replay_is_held_against_the_same_stretch_alone() -> None:
+    replay = {"records_per_s": 300.0, "records": 1000}
+    assert figures.replay_over_live(replay, records=1000, live_per_s=200.0) == 1.5
+    assert figures.replay_over_live(replay, records=1001, live_per_s=200.0) is None
+    assert figures.replay_over_live(None, records=1000, live_per_s=200.0) is None
 
 
 def test_percentiles_are_of_the_records_seen() -> None:
