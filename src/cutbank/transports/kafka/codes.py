@@ -55,7 +55,8 @@ class Code(IntEnum):
 
 
 COORDINATOR_MOVED = frozenset({Code.COORDINATOR_NOT_AVAILABLE, Code.NOT_COORDINATOR})
-"""Nothing was done; ask again who the coordinator is."""
+"""Ask again who the coordinator is. Nothing was done, except perhaps an EndTxn: a coordinator that can't replicate it
+in time answers so too, and the next one may find it in its log."""
 
 COORDINATOR_BUSY = frozenset(
     {Code.COORDINATOR_LOAD_IN_PROGRESS, Code.CONCURRENT_TRANSACTIONS, Code.UNSTABLE_OFFSET_COMMIT}

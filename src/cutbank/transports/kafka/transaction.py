@@ -27,7 +27,7 @@ from aiokafka.protocol.transaction import (
 from cutbank.errors import Fenced, MessageTooLarge, OutcomeUnknown, StreamUnavailable
 from cutbank.records import Position
 from cutbank.transports.kafka import batches, wire
-from cutbank.transports.kafka.cluster import Cluster, NoAnswer, Patience, quietly
+from cutbank.transports.kafka.cluster import Cluster, Patience, quietly
 from cutbank.transports.kafka.codes import FENCED, LEADER_BUSY, TOO_LARGE, Code, code_name, missing, raise_for
 
 log = structlog.get_logger(__name__)
@@ -103,6 +103,8 @@ class Transactions:
         """A request of this epoch may still be under way, or a transaction be open."""
         self._unknown = False
         """Whether the last transaction was committed is not known."""
+        self._fencing = False
+        """A new epoch was asked for, and perhaps given: the answer has not come."""
 
     @property
     def begun(self) -> bool:
@@ -122,16 +124,19 @@ class Transactions:
         patience = self._cluster.patience()
         if self.begun and self._dirty:
             code = await self._end(patience, commit=False, again=True)
-            if code not in {Code.NONE, Code.INVALID_TXN_STATE}:
+            # Where the new epoch was given, the old one may abort nothing. Asking again tells: the broker repeats its
+            # answer as long as nobody else has begun an epoch since (KIP-360).
+            if code not in {Code.NONE, Code.INVALID_TXN_STATE} and not (self._fencing and code in FENCED):
                 raise_for(code, self._id)
         timeout_ms = self._cluster.settings.transaction_timeout_ms
         request = wire.InitProducerRequest(self._id, timeout_ms, self._producer)
+        self._fencing = self._dirty = True
         answer, code = await self._ask(request, patience)
         if code:
             raise_for(code, self._id)
         self._producer = (answer.producer_id, answer.producer_epoch)
         self._sequences.clear()
-        self._dirty = self._unknown = False
+        self._dirty = self._unknown = self._fencing = False
 
     async def commit(self, records: Records, position: GroupPosition | None) -> None:
         """One transaction, with our own deadline.
@@ -155,11 +160,13 @@ class Transactions:
             raise
         try:
             code = await self._end(patience, commit=True, again=False)
-        except NoAnswer as error:
+        except StreamUnavailable as error:
+            # Not NoAnswer alone: a coordinator that could not replicate the commit in time sends us elsewhere, and the
+            # commit may count there.
             self._unknown = True
             # What is still under way on this connection would hold up the fence behind it.
             self._cluster.drop(self._steps)
-            raise OutcomeUnknown(f"{self._id}: no answer to the commit: {error}") from None
+            raise OutcomeUnknown(f"{self._id}: the commit may or may not be done: {error}") from None
         if code in FENCED:
             raise_for(code, self._id)
         if code:
