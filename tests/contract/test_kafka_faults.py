@@ -8,10 +8,11 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from brokers.fixtures import Broker, NewCluster
 from brokers.kafka_server import KafkaCluster
+from brokers.topics import make
 from brokers.wire import Api, Fault, Wire
 from cutbank.clock import SystemClock
 from cutbank.errors import Fenced, OutcomeUnknown, StreamUnavailable, UsageError
@@ -329,12 +330,7 @@ async def test_a_topic_that_cannot_keep_the_promises_is_refused(
     broker: Broker, setting: str, value: str, rest: dict[str, str]
 ) -> None:
     topic = f"t{uuid4().hex[:12]}"
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={setting: value, **rest})])
-    finally:
-        await admin.close()
+    await make(broker.bootstrap_servers, NewTopic(topic, 1, 1, topic_configs={setting: value, **rest}))
     async with open_kafka(broker.url, clock=SystemClock(), metrics=NoMetrics()) as transport:
         with pytest.raises(UsageError, match=setting):
             await transport.ensure(StreamConfig(topic))

@@ -17,6 +17,7 @@ from cutbank.testing.group_contract import Crew
 from cutbank.testing.log_under_test import WAIT_S_MAX
 from cutbank.transports.base import Lease, StreamConfig
 from cutbank.transports.kafka import open_kafka
+from cutbank.transports.kafka.lease import FETCH_BYTES_MIN
 from cutbank.transports.kafka.transport import KafkaTransport
 
 LINES_OF_A_LEASE = 3
@@ -101,3 +102,30 @@ async def test_how_much_a_fetch_waits_for_arrives_at_the_broker(cluster: KafkaCl
             batch = await lease.receive(records_max=1, bytes_max=1 << 20, wait_s=WAIT_S_MAX)
             assert asked.met.is_set()
             assert list(batch.values) == [b"1"], "the wait ends before there is as much"
+
+
+@pytest.mark.parametrize(("partitions", "share"), [(1, 1 << 20), (4, 1 << 18), (40, FETCH_BYTES_MIN)])
+async def test_leases_share_what_their_fetches_may_bring(cluster: KafkaCluster, partitions: int, share: int) -> None:
+    least = 54_321
+    options = f"&fetches_bytes_max={1 << 20}&fetch_bytes_min={least}&fetch_wait_ms=100"
+    async with Wire.of(cluster) as wire, opened(cluster.proxied_bootstrap_servers, options) as transport:
+        await transport.ensure(StreamConfig("s", partitions=partitions))
+        async with Crew(transport) as crew:
+            lease = (await until_held(crew, partitions))[0]
+            await lease.fence()
+            lease.seek(Position(0))
+            asked = wire.ambush(Api.FETCH, Fault.HOLD_REPLY, holding=struct.pack(">ii", least, share))
+            asked.release()
+            await lease.receive(records_max=1, bytes_max=1 << 20, wait_s=0.1)
+            async with asyncio.timeout(WAIT_S_MAX):
+                await asked.met.wait()
+
+
+async def test_all_copies_in_step_have_what_is_acknowledged(cluster: KafkaCluster) -> None:
+    """Seen on the wire: acks=-1 in the request (up to version 8 the time-out stands behind it, its upper half 0)."""
+    async with Wire.of(cluster) as wire, opened(cluster.proxied_bootstrap_servers, "") as transport:
+        await transport.ensure(StreamConfig("s"))
+        asked = wire.ambush(Api.PRODUCE, Fault.HOLD_REPLY, holding=struct.pack(">hh", -1, 0))
+        asked.release()
+        await transport.publish([Message("s", b"1")])
+        assert asked.met.is_set()

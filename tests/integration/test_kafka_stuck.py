@@ -1,4 +1,4 @@
-"""Scorer and sink while their broker is silent: not ready within 30 s, and ready again by themselves.
+"""Scorer and sink whose broker comes after them, and while it is silent: ready by themselves, not ready within 30 s.
 
 Also what a client that begins anew, as it does then, leaves behind.
 """
@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import structlog
 
 from brokers.fixtures import NewCluster
 from brokers.kafka_server import KafkaCluster
@@ -71,18 +72,38 @@ class Watched:
                 await asyncio.sleep(LOOK_S)
 
 
-async def test_a_silent_broker_turns_readiness_off_and_on_again(cluster: KafkaCluster, tmp_path: Path) -> None:
+@pytest.fixture
+async def environ(cluster: KafkaCluster, tmp_path: Path) -> dict[str, str]:
+    """Of both services, through the wire; their streams are there. All else are the defaults."""
     options = f"?prefix=t{uuid4().hex[:12]}-"
     direct = f"kafka://{cluster.bootstrap_servers}{options}"
     async with open_transport(direct, clock=SystemClock(), metrics=NoMetrics()) as transport:
         for stream in ("trades", "anomalies", "errors"):
             await transport.ensure(StreamConfig(stream))
-    environ = {
-        # The session's length, the time until it counts as stuck and all others are the defaults: this is about 30 s.
+    return {
         "CUTBANK_TRANSPORT_URL": f"kafka://{cluster.proxied_bootstrap_servers}{options}",
         "CUTBANK_STATE_URL": f"file://{tmp_path}/state",
         "CUTBANK_STORE_URL": f"file://{tmp_path}/objects",
     }
+
+
+async def test_services_that_start_before_their_broker_begin_when_it_comes(
+    cluster: KafkaCluster, environ: dict[str, str]
+) -> None:
+    async with Wire.of(cluster) as wire:
+        wire.down()
+        with structlog.testing.capture_logs() as logs:
+            services = [Watched(SCORER, environ, role="scorer"), Watched(SINK, environ, role="sink")]
+            async with asyncio.timeout(WAIT_S_MAX):
+                while [line["event"] for line in logs].count("waiting for Kafka") < len(services):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S)
+        await wire.up()
+        await asyncio.gather(*(service.at_work() for service in services))
+        await asyncio.gather(*(service.stopped() for service in services))
+
+
+async def test_a_silent_broker_turns_readiness_off_and_on_again(cluster: KafkaCluster, environ: dict[str, str]) -> None:
+    """With the session's length, the time until it counts as stuck and all others as they are: about 30 s."""
     async with Wire.of(cluster) as wire:
         services = [Watched(SCORER, environ, role="scorer"), Watched(SINK, environ, role="sink")]
         await asyncio.gather(*(service.at_work() for service in services))
