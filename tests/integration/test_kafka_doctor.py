@@ -1,18 +1,23 @@
 """What `cutbank doctor` finds on a real broker: topics that can't keep the promises, permissions, no way in."""
 
+import random
 from uuid import uuid4
 
 import pytest
+import structlog
 from aiokafka.admin import NewTopic
 
 from brokers.secured import FULL, LIMITED, Operation, Resource, SecuredKafka
 from brokers.topics import make
-from cutbank.cli.checks import Finding, check_brokers, check_log, check_permissions
+from cutbank.cli.checks import Finding, check_brokers, check_log, check_permissions, check_sizes
 from cutbank.clock import SystemClock
+from cutbank.errors import MessageTooLarge
 from cutbank.metrics import NoMetrics
 from cutbank.pipeline.spec import PipelineSpec
-from cutbank.transports.base import StreamConfig
+from cutbank.records import Message
+from cutbank.transports.base import RECORD_BYTES_MAX, StreamConfig
 from cutbank.transports.kafka import open_kafka
+from cutbank.transports.kafka.codes import MESSAGE_BYTES
 
 SPEC = PipelineSpec()
 
@@ -50,6 +55,33 @@ async def test_a_topic_without_arrival_times_is_found(secured: SecuredKafka, pre
     found = await check_log(secured.url(prefix=prefix), SPEC)
     assert found.level == "FAIL"
     assert "message.timestamp.type=LogAppendTime" in found.why
+
+
+async def test_a_topic_that_takes_no_large_line_is_found_before_it_refuses_one(
+    secured: SecuredKafka, prefix: str
+) -> None:
+    for stream, settings in (
+        (SPEC.destination, {}),
+        (SPEC.errors, {"max.message.bytes": str(MESSAGE_BYTES)}),
+        (SPEC.scores, {"max.message.bytes": "1000"}),
+    ):
+        configs = {"message.timestamp.type": "LogAppendTime", **settings}
+        await make(secured.servers(), NewTopic(prefix + stream, 1, 1, topic_configs=configs))
+    url = secured.url(prefix=prefix)
+    (found,) = await check_sizes(url, SPEC)
+    assert (found.level, found.what) == ("warn", f"message size of {SPEC.destination}")
+    assert "max.message.bytes=1048588" in found.why, "as Kafka makes it by default"
+    assert f"set max.message.bytes={MESSAGE_BYTES}" in found.why
+    assert len(await check_sizes(url, SPEC, emit_all=True)) == 2
+    async with open_kafka(url, clock=SystemClock(), metrics=NoMetrics()) as transport:
+        for stream, said in ((SPEC.destination, True), (SPEC.errors, False)):
+            with structlog.testing.capture_logs() as logs:
+                await transport.ensure(StreamConfig(stream))
+            assert [line["log_level"] for line in logs if "max.message.bytes" in line["event"]] == ["warning"] * said
+        with pytest.raises(MessageTooLarge, match=f"max.message.bytes to {MESSAGE_BYTES}") as refused:
+            await transport.publish([Message(SPEC.scores, random.Random(1).randbytes(2_000))])
+        assert refused.value.bytes_max == MESSAGE_BYTES
+        await transport.publish([Message(SPEC.errors, random.Random(1).randbytes(RECORD_BYTES_MAX))])
 
 
 async def test_each_missing_permission_is_found(secured: SecuredKafka, prefix: str) -> None:

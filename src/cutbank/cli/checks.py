@@ -7,11 +7,12 @@ check that only looks tells less. Nothing is left behind but a store's empty fol
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cutbank.cli.connect import local_path, open_log
 from cutbank.clock import SystemClock
@@ -20,6 +21,9 @@ from cutbank.metrics import NoMetrics
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.runtime.secrets import mask_secrets
 from cutbank.settings import ENVIRONMENT_PREFIX
+
+if TYPE_CHECKING:
+    from cutbank.transports.kafka import KafkaTransport
 
 PYTHON_OLDEST: Final = (3, 11)
 PYTHON_NEWEST: Final = (3, 14)
@@ -90,15 +94,25 @@ async def check_log(url: str, spec: PipelineSpec) -> Finding:
     return Finding("ok", "log", f"{url}: {len(names)} stream(s){note}")
 
 
-async def check_brokers(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
-    """On Kafka: what the brokers are, and whether a committed position after a fence can be relied on there."""
-    if not url.startswith("kafka://"):
-        return ()
+@asynccontextmanager
+async def _kafka(url: str) -> "AsyncIterator[KafkaTransport]":
     from cutbank.transports.kafka import KafkaTransport
 
+    async with open_log(url, may_create=False) as transport:
+        assert isinstance(transport, KafkaTransport), "the scheme says so"
+        yield transport
+
+
+def _is_kafka(url: str) -> bool:
+    return url.startswith("kafka://")
+
+
+async def check_brokers(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
+    """On Kafka: what the brokers are, and whether a committed position after a fence can be relied on there."""
+    if not _is_kafka(url):
+        return ()
     try:
-        async with open_log(url, may_create=False) as transport:
-            assert isinstance(transport, KafkaTransport), "the scheme says so"
+        async with _kafka(url) as transport:
             stream = spec.source if spec.source in await transport.streams() else None
             report = await transport.check_brokers(f"{spec.name}.scorer", stream)
     except CutbankError as error:
@@ -109,12 +123,29 @@ async def check_brokers(url: str, spec: PipelineSpec) -> tuple[Finding, ...]:
     return (Finding("ok", "brokers", f"{report.names}{tried}"),)
 
 
+async def check_sizes(url: str, spec: PipelineSpec, *, emit_all: bool = False) -> tuple[Finding, ...]:
+    """On Kafka: whether the topics that the scorer writes to take its largest line; nothing where they all do.
+
+    `emit_all`: the scorer is to publish every record's score.
+    """
+    if not _is_kafka(url):
+        return ()
+    try:
+        async with _kafka(url) as transport:
+            there = set(await transport.streams())
+            wanted = [name for name in _outputs(spec, emit_all=emit_all) if name in there]
+            found = [(name, await transport.too_small(name)) for name in wanted]
+    except CutbankError as error:
+        return (Finding("FAIL", "message sizes", _why(error)),)
+    return tuple(Finding("warn", f"message size of {name}", why) for name, why in found if why)
+
+
 async def check_permissions(url: str, spec: PipelineSpec, *, emit_all: bool = False) -> tuple[Finding, ...]:
     """On Kafka: which services the user of this URL may run. Fails if none; each may have a user of its own.
 
     `emit_all`: the scorer is to publish every record's score.
     """
-    if not url.startswith("kafka://"):
+    if not _is_kafka(url):
         return ()
     try:
         found = await _lacking(url, spec, emit_all=emit_all)
@@ -129,17 +160,21 @@ async def check_permissions(url: str, spec: PipelineSpec, *, emit_all: bool = Fa
     )
 
 
-async def _lacking(url: str, spec: PipelineSpec, *, emit_all: bool) -> dict[str, tuple[str, ...]]:
-    from cutbank.transports.kafka import KafkaTransport, Needs
+def _outputs(spec: PipelineSpec, *, emit_all: bool) -> list[str]:
+    """Streams that the scorer writes."""
+    return [spec.destination, spec.errors, *([spec.scores] if emit_all else [])]
 
-    outputs = [spec.destination, spec.errors, *([spec.scores] if emit_all else [])]
+
+async def _lacking(url: str, spec: PipelineSpec, *, emit_all: bool) -> dict[str, tuple[str, ...]]:
+    from cutbank.transports.kafka import Needs
+
+    outputs = _outputs(spec, emit_all=emit_all)
     roles = {
         "produce": Needs(writes=[spec.source], makes=[spec.source]),
         "score": Needs(reads=[spec.source], writes=outputs, makes=outputs, group=f"{spec.name}.scorer"),
         "sink": Needs(reads=[spec.destination], group=f"{spec.name}.sink"),
     }
-    async with open_log(url, may_create=False) as transport:
-        assert isinstance(transport, KafkaTransport), "the scheme says so"
+    async with _kafka(url) as transport:
         return {service: await transport.lacking(needs) for service, needs in roles.items()}
 
 

@@ -20,6 +20,7 @@ from cutbank.cli.checks import (
     check_log,
     check_permissions,
     check_python,
+    check_sizes,
     check_store,
     check_variables,
 )
@@ -72,7 +73,8 @@ async def _check_url(url: str, spec: PipelineSpec, *, emit_all: bool) -> list[Fi
     log = await check_log(url, spec)
     if log.level != "ok":
         return [log]
-    return [log, *await check_brokers(url, spec), *await check_permissions(url, spec, emit_all=emit_all)]
+    sizes = await check_sizes(url, spec, emit_all=emit_all)
+    return [log, *await check_brokers(url, spec), *sizes, *await check_permissions(url, spec, emit_all=emit_all)]
 
 
 def _check_service(

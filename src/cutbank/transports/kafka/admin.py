@@ -8,6 +8,7 @@ import asyncio
 import sys
 from typing import Any
 
+import structlog
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 
 from cutbank.errors import StreamMissing, UsageError
@@ -15,7 +16,7 @@ from cutbank.records import Partition
 from cutbank.transports.base import RECORD_BYTES_MAX, PartitionInfo, StreamConfig, StreamInfo
 from cutbank.transports.kafka import reading
 from cutbank.transports.kafka.cluster import Cluster, Patience, Topic
-from cutbank.transports.kafka.codes import PERMISSIONS, Code, code_name, raise_for
+from cutbank.transports.kafka.codes import MESSAGE_BYTES, PERMISSIONS, Code, code_name, raise_for
 
 REPLICAS = 3
 """Copies of a topic that is made where there are as many brokers; else one."""
@@ -26,18 +27,21 @@ IN_SYNC_MIN = 2
 PARTITIONS_MAX = 10_000
 """Most partitions of a topic that is made here."""
 
-MESSAGE_BYTES = 2 * RECORD_BYTES_MAX
-"""max.message.bytes of a topic that is made here: the largest record with key and frame, or a whole batch."""
+LINE_BYTES = RECORD_BYTES_MAX + (64 << 10)
+"""What the largest line needs with its key and what Kafka puts around it: the least max.message.bytes that is well."""
 
 TOPIC_RESOURCE = 2
 
 TIMESTAMP_TYPE = "message.timestamp.type"
 CLEANUP = "cleanup.policy"
 RETENTION = "retention.ms"
+MESSAGE_SIZE = "max.message.bytes"
+
+log = structlog.get_logger(__name__)
 
 
 async def ensure(cluster: Cluster, config: StreamConfig) -> StreamInfo:
-    """Make the topic unless it exists. Raises UsageError, StreamUnavailable."""
+    """Make the topic unless it exists; say it if that takes too little. Raises UsageError, StreamUnavailable."""
     if not 1 <= config.partitions <= PARTITIONS_MAX:
         raise UsageError(f"stream {config.name}: {config.partitions} partitions; 1 to {PARTITIONS_MAX} are possible")
     if config.retention_ms < 1:
@@ -48,6 +52,8 @@ async def ensure(cluster: Cluster, config: StreamConfig) -> StreamInfo:
         raise UsageError(str(error)) from None
     if config.name not in await cluster.look([config.name]):
         await _create(cluster, config)
+    elif why := await too_small(cluster, config.name):
+        log.warning(why)
     patience = cluster.patience()
     while True:
         try:
@@ -85,7 +91,7 @@ async def _ask_to_create(
         TIMESTAMP_TYPE: "LogAppendTime",
         CLEANUP: "delete",
         RETENTION: str(config.retention_ms),
-        "max.message.bytes": str(MESSAGE_BYTES),
+        MESSAGE_SIZE: str(MESSAGE_BYTES),
         "min.insync.replicas": str(IN_SYNC_MIN if replicated else 1),
     }
     topic: tuple[Any, ...] = (
@@ -116,6 +122,19 @@ async def check(cluster: Cluster, stream: str) -> dict[str, str]:
     settings = await settings_of(cluster, stream, [TIMESTAMP_TYPE, CLEANUP, RETENTION])
     _judge(stream, cluster.topic_name(stream), settings)
     return settings
+
+
+async def too_small(cluster: Cluster, stream: str) -> str:
+    """Why a topic that is written to may refuse a line, and what to do; empty if it takes all. Raises as `check`."""
+    settings = await settings_of(cluster, stream, [MESSAGE_SIZE])
+    bytes_max = int(settings.get(MESSAGE_SIZE) or LINE_BYTES)
+    if bytes_max >= LINE_BYTES:
+        return ""
+    topic = cluster.topic_name(stream)
+    return (
+        f"topic {topic!r} has {MESSAGE_SIZE}={bytes_max}, and a line may need {LINE_BYTES}: one that is refused "
+        f"stops the scoring of its partition; set {MESSAGE_SIZE}={MESSAGE_BYTES} on the topic"
+    )
 
 
 async def describe(cluster: Cluster, stream: str) -> StreamInfo:

@@ -31,6 +31,7 @@ class Code(IntEnum):
     NOT_COORDINATOR = 16
     RECORD_LIST_TOO_LARGE = 18
     NOT_ENOUGH_REPLICAS = 19
+    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20
     ILLEGAL_GENERATION = 22
     UNKNOWN_MEMBER_ID = 25
     INVALID_SESSION_TIMEOUT = 26
@@ -44,8 +45,15 @@ class Code(IntEnum):
     DUPLICATE_SEQUENCE_NUMBER = 46
     INVALID_PRODUCER_EPOCH = 47
     INVALID_TXN_STATE = 48
+    INVALID_PRODUCER_ID_MAPPING = 49
     CONCURRENT_TRANSACTIONS = 51
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
+    OPERATION_NOT_ATTEMPTED = 55
+    KAFKA_STORAGE_ERROR = 56
+    LISTENER_NOT_FOUND = 72
+    FENCED_LEADER_EPOCH = 74
+    UNKNOWN_LEADER_EPOCH = 75
+    OFFSET_NOT_AVAILABLE = 78
     MEMBER_ID_REQUIRED = 79
     FENCED_INSTANCE_ID = 82
     UNSTABLE_OFFSET_COMMIT = 88
@@ -67,11 +75,11 @@ LEADER_MOVED = frozenset(
     {
         Code.LEADER_NOT_AVAILABLE,
         Code.NOT_LEADER_OR_FOLLOWER,
-        56,  # KAFKA_STORAGE_ERROR
-        72,  # LISTENER_NOT_FOUND
-        74,  # FENCED_LEADER_EPOCH
-        75,  # UNKNOWN_LEADER_EPOCH
-        78,  # OFFSET_NOT_AVAILABLE
+        Code.KAFKA_STORAGE_ERROR,
+        Code.LISTENER_NOT_FOUND,
+        Code.FENCED_LEADER_EPOCH,
+        Code.UNKNOWN_LEADER_EPOCH,
+        Code.OFFSET_NOT_AVAILABLE,
     }
 )
 """Nothing was done; ask again who leads the partition."""
@@ -79,14 +87,18 @@ LEADER_MOVED = frozenset(
 OTHER_TOPIC = frozenset({Code.UNKNOWN_TOPIC_ID, Code.INCONSISTENT_TOPIC_ID})
 """No topic has this id: the broker has not heard of it yet, or the topic was deleted, and perhaps made again."""
 
-LEADER_BUSY = frozenset({Code.NOT_ENOUGH_REPLICAS, 20, Code.REQUEST_TIMED_OUT})
-"""Not durable yet; an idempotent batch may be sent again. 20: NOT_ENOUGH_REPLICAS_AFTER_APPEND."""
+LEADER_BUSY = frozenset({Code.NOT_ENOUGH_REPLICAS, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND, Code.REQUEST_TIMED_OUT})
+"""Not durable yet; an idempotent batch may be sent again."""
 
 TOO_LARGE = frozenset({Code.MESSAGE_TOO_LARGE, Code.RECORD_LIST_TOO_LARGE})
 """The topic takes no batch of that size; nothing of it was taken."""
 
-FENCED = frozenset({Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED, 49})
-"""Another producer has taken the transactional id. 49: INVALID_PRODUCER_ID_MAPPING."""
+MESSAGE_BYTES = 2 * RECORD_BYTES_MAX
+"""The max.message.bytes that is enough for all that is ever published: the largest record with key and frame, or a
+whole batch. Kafka's own default is RECORD_BYTES_MAX and 12 bytes, less than the largest line with its frame."""
+
+FENCED = frozenset({Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_ID_MAPPING})
+"""Another producer has taken the transactional id."""
 
 PERMISSIONS = {
     Code.TOPIC_AUTHORIZATION_FAILED: ("topic", "Describe and DescribeConfigs, Read to read it, Write to write it"),
@@ -125,8 +137,8 @@ def error_for(code: int, what: str, *, stream: str | None = None, needs: str = "
         return missing(stream)
     if code in TOO_LARGE:
         return MessageTooLarge(
-            f"{what}: larger than the topic takes; raise its max.message.bytes above {RECORD_BYTES_MAX}",
-            bytes_max=RECORD_BYTES_MAX,
+            f"{what}: larger than the topic takes; raise its max.message.bytes to {MESSAGE_BYTES}",
+            bytes_max=MESSAGE_BYTES,
         )
     return StreamUnavailable(f"{what}: the broker answers {code_name(code)}")
 

@@ -14,6 +14,7 @@ from aiokafka.protocol.api import Request
 from cutbank.transports.kafka import admin, wire
 from cutbank.transports.kafka.cluster import PLAIN, Cluster
 from cutbank.transports.kafka.codes import Code, NotPermitted, raise_for
+from cutbank.transports.kafka.transaction import GROUP, TRANSACTION
 
 OPERATIONS = {"Read": 3, "Write": 4, "DescribeConfigs": 10}
 """The bit of each operation in an answer, by the name that ACLs have for it."""
@@ -23,8 +24,6 @@ UNTOLD = -(1 << 31)
 
 DOCTOR = "doctor"
 """Ends the transactional id that is tried; those of services end with a partition."""
-
-GROUP, TRANSACTION = 0, 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,16 @@ from cutbank.errors import Fenced, MessageTooLarge, OutcomeUnknown, StreamUnavai
 from cutbank.records import Position
 from cutbank.transports.kafka import batches, wire
 from cutbank.transports.kafka.cluster import Cluster, Patience, quietly
-from cutbank.transports.kafka.codes import FENCED, LEADER_BUSY, TOO_LARGE, Code, code_name, missing, raise_for
+from cutbank.transports.kafka.codes import (
+    FENCED,
+    LEADER_BUSY,
+    MESSAGE_BYTES,
+    TOO_LARGE,
+    Code,
+    code_name,
+    missing,
+    raise_for,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -37,9 +46,6 @@ TRANSACTION: Literal[1] = 1
 """Kinds of coordinators, as FindCoordinator numbers them."""
 
 ALL_REPLICAS = -1
-
-NOT_ATTEMPTED = 55
-"""OPERATION_NOT_ATTEMPTED: another partition of the same request is to blame."""
 
 OFF_LOOP_RECORDS = 500
 """A batch of at least so many records is built and compressed off the event loop."""
@@ -63,9 +69,10 @@ def _code(answer: Any) -> int:
 
 
 def _worst(answer: Any) -> int:
-    """The code that tells most of an answer by topic and partition."""
+    """The code that tells most of an answer by topic and partition: not that of those for which another is to blame."""
     codes = {code for _, parts in answer.errors for _, code in parts if code}
-    return min(codes - {NOT_ATTEMPTED}, default=NOT_ATTEMPTED if codes else Code.NONE)
+    blameless = Code.OPERATION_NOT_ATTEMPTED
+    return min(codes - {blameless}, default=blameless if codes else Code.NONE)
 
 
 def _denied(answer: Any) -> str:
@@ -93,7 +100,8 @@ class Transactions:
     def __init__(self, cluster: Cluster, transactional_id: str) -> None:
         self._cluster = cluster
         self._id = transactional_id
-        self.line = self._steps = cluster.new_line("transaction")
+        self.line = cluster.new_line("transaction")
+        """Where the steps of a transaction go; their order there is the order of the calls."""
         self._sends = cluster.new_line("produce")
         self._producer = wire.NO_PRODUCER
         self._sequences: dict[tuple[str, int], int] = {}
@@ -113,7 +121,7 @@ class Transactions:
 
     def close(self) -> None:
         """Give the connections up."""
-        self._cluster.drop(self._steps)
+        self._cluster.drop(self.line)
         self._cluster.drop(self._sends)
 
     async def fence(self) -> None:
@@ -165,7 +173,7 @@ class Transactions:
             # commit may count there.
             self._unknown = True
             # What is still under way on this connection would hold up the fence behind it.
-            self._cluster.drop(self._steps)
+            self._cluster.drop(self.line)
             raise OutcomeUnknown(f"{self._id}: the commit may or may not be done: {error}") from None
         if code in FENCED:
             raise_for(code, self._id)
@@ -187,7 +195,7 @@ class Transactions:
 
     async def _ask(self, request: Any, patience: Patience, *, again: bool = True) -> tuple[Any, int]:
         return await self._cluster.ask_coordinator(
-            TRANSACTION, self._id, request, code_of=_code, patience=patience, line=self._steps, again=again
+            TRANSACTION, self._id, request, code_of=_code, patience=patience, line=self.line, again=again
         )
 
     async def _end(self, patience: Patience, *, commit: bool, again: bool) -> int:
@@ -204,7 +212,7 @@ class Transactions:
         request = AddPartitionsToTxnRequest(self._id, *self._producer, list(topics.items()))
         while True:
             answer, code = await self._cluster.ask_coordinator(
-                TRANSACTION, self._id, request, code_of=_worst, patience=patience, line=self._steps
+                TRANSACTION, self._id, request, code_of=_worst, patience=patience, line=self.line
             )
             if code != Code.UNKNOWN_TOPIC_OR_PARTITION:
                 break
@@ -275,6 +283,7 @@ class Transactions:
             self._too_large.add(stream)
             log.warning(
                 "the topic takes no batch of this size: it is sent in parts; raise its max.message.bytes",
+                bytes_enough=MESSAGE_BYTES,
                 topic=self._cluster.topic_name(stream),
                 batch_bytes=size,
             )
@@ -293,7 +302,7 @@ class Transactions:
         )
         while True:
             _, code = await cluster.ask_coordinator(
-                GROUP, position.group, request, code_of=_worst, patience=patience, line=self._steps
+                GROUP, position.group, request, code_of=_worst, patience=patience, line=self.line
             )
             if code not in {Code.UNKNOWN_TOPIC_OR_PARTITION, Code.REQUEST_TIMED_OUT}:
                 break

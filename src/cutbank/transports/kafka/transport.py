@@ -56,6 +56,10 @@ class KafkaTransport:
         """Raises StreamMissing, StreamUnavailable, UsageError (the topic can't keep the promises)."""
         return await admin.describe(self._cluster, stream)
 
+    async def too_small(self, stream: str) -> str:
+        """Why a stream may refuse the largest line, and what to do; empty if it takes all. Raises as `describe`."""
+        return await admin.too_small(self._cluster, stream)
+
     async def streams(self) -> tuple[str, ...]:
         """Names of all streams, sorted."""
         return tuple(sorted(await self._cluster.look(None)))
