@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from cutbank.errors import Fenced, StreamUnavailable
+from cutbank.errors import CutbankError, Fenced, StreamUnavailable
 from cutbank.records import Batch, Partition, Position
 from cutbank.transports.base import Output
 from cutbank.transports.kafka import reading, transaction
@@ -25,6 +25,9 @@ from cutbank.transports.kafka.transaction import GroupPosition, Transactions
 
 T = TypeVar("T")
 
+
+ABANDONED_S = 6.0
+"""What failed and was not tried again for so long counts no more, s: above the longest pause between two tries."""
 
 FETCH_BYTES_MIN = 64 << 10
 """What a fetch asks for in any case, however many partitions share the limit of all."""
@@ -73,7 +76,9 @@ class KafkaLease:
         self._shelf: Shelf | None = None
         self._fetching: tuple[Position, asyncio.Task[reading.Fetched]] | None = None
         self._writing: asyncio.Task[Any] | None = None
-        self._failing: dict[str, float] = {}
+        self._failing: dict[str, tuple[float, float]] = {}
+        """What failed last: since when its tries have had no answer, and when the newest of them ended."""
+        self._trying: dict[str, int] = {}
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._why_over = ""
         self.place = place
@@ -93,16 +98,35 @@ class KafkaLease:
 
     @property
     def failing(self) -> tuple[float, str] | None:
-        """Since when, on the monotonic clock, nothing could be read or written, and what; None while all is well."""
-        return min(((since_s, what) for what, since_s in self._failing.items()), default=None)
+        """Since when, on the monotonic clock, nothing could be read or written, and what; None while all is well.
+
+        What nobody has tried for ABANDONED_S is nobody's trouble.
+        """
+        now_s = self._cluster.clock.monotonic_s()
+        return min(
+            (
+                (since_s, what)
+                for what, (since_s, tried_s) in self._failing.items()
+                if self._trying.get(what) or now_s - tried_s < ABANDONED_S
+            ),
+            default=None,
+        )
 
     async def _noted(self, what: str, call: Awaitable[T]) -> T:
-        """The call, with note taken of how long its like has failed."""
+        """The call, with note taken of how long its like has got no answer; any other error is one."""
+        began_s = self._cluster.clock.monotonic_s()
+        self._trying[what] = self._trying.get(what, 0) + 1
         try:
             result = await call
         except StreamUnavailable:
-            self._failing.setdefault(what, self._cluster.clock.monotonic_s())
+            since_s, _ = self._failing.get(what, (began_s, 0.0))
+            self._failing[what] = (since_s, self._cluster.clock.monotonic_s())
             raise
+        except CutbankError:
+            self._failing.pop(what, None)
+            raise
+        finally:
+            self._trying[what] -= 1
         self._failing.pop(what, None)
         return result
 
@@ -230,22 +254,25 @@ class KafkaLease:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         self._check_not_over()
         self._fetching = None
-        self._shelf = shelf = Shelf(self._partition, await self._noted("read", task), start=position)
+        self._shelf = shelf = Shelf(self._partition, await task, start=position)
         return shelf
 
     async def _fetch(self, position: Position, wait_ms: int) -> reading.Fetched:
         cluster = self._cluster
         number = await cluster.number(self._partition)
-        return await reading.fetch(
-            cluster,
-            self._partition,
-            number,
-            position,
-            wait_ms=wait_ms,
-            bytes_max=self._fetch_bytes(),
-            patience=cluster.patience(cluster.settings.call_timeout_ms + wait_ms),
-            line=self._reads,
-            topic_id=self._topic_id or "",
+        return await self._noted(
+            "read",
+            reading.fetch(
+                cluster,
+                self._partition,
+                number,
+                position,
+                wait_ms=wait_ms,
+                bytes_max=self._fetch_bytes(),
+                patience=cluster.patience(cluster.settings.call_timeout_ms + wait_ms),
+                line=self._reads,
+                topic_id=self._topic_id or "",
+            ),
         )
 
     def _fetch_bytes(self) -> int:

@@ -46,6 +46,7 @@ class Watch:
         settings, clock = self._cluster.settings, self._cluster.clock
         limit_s = settings.stuck_ms / 1000
         restart_s = limit_s
+        failed = False
         self._metrics.set("cutbank_group_stuck", 0, group=self._group)
         try:
             while True:
@@ -55,10 +56,11 @@ class Watch:
                 refused = f": {self._cluster.refused}" if self._cluster.refused else ""
                 self._turn(silent_s > limit_s, f"group {self._group}: {what} for {silent_s:.0f} s{refused}")
                 if not self._stuck:
-                    restart_s = limit_s
+                    restart_s, failed = limit_s, False
                 elif silent_s > restart_s:
-                    restart_s = 2 * silent_s
-                    await self._restart()
+                    # One that fails cuts nothing off: the next look tries again.
+                    failed = not await self._restart(said=failed)
+                    restart_s = restart_s if failed else 2 * silent_s
         finally:
             self._turn(False, "")
 
@@ -74,10 +76,14 @@ class Watch:
             log.info("the group answers again", group=self._group)
             self._tell(True, "")
 
-    async def _restart(self) -> None:
+    async def _restart(self, *, said: bool) -> bool:
+        """Whether there is a new client; `said`: the log has it already that there is none."""
         self._metrics.add("cutbank_retries_total", operation="client_restart")
         try:
             await self._cluster.restart()
-            log.warning("the Kafka client was restarted", group=self._group)
         except CutbankError as error:
-            log.warning("the Kafka client can't be restarted", group=self._group, why=str(error))
+            if not said:
+                log.warning("the Kafka client can't be restarted", group=self._group, why=str(error))
+            return False
+        log.warning("the Kafka client was restarted", group=self._group)
+        return True
