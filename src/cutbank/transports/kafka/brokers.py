@@ -150,7 +150,7 @@ async def _kinds(cluster: Cluster) -> dict[int, Kind]:
 
     async def ask(node: int) -> Kind | StreamUnavailable:
         try:
-            answer = await cluster.send(node, ApiVersionRequest(), timeout_s=cluster.settings.call_timeout_ms / 1000)
+            answer = await cluster.send(node, ApiVersionRequest(), timeout_s=cluster.settings.try_timeout_ms / 1000)
         except StreamUnavailable as error:
             log.warning("a broker does not tell what it is", why=str(error))
             return error

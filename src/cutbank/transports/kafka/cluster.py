@@ -85,20 +85,21 @@ class Cluster(Connections):
         return self.settings.prefix + stream
 
     async def send_any(self, request: Any, *, patience: Patience | None = None) -> Any:
-        """To any broker, again until it answers; for questions."""
+        """To any broker, again to any until one answers; for questions."""
         patience = patience or self.patience()
         while True:
             try:
-                return await self.send(None, request, timeout_s=patience.left_s)
+                return await self.send(None, request, timeout_s=patience.try_s())
             except StreamUnavailable as error:
                 await patience.pause(error)
 
     async def send_controller(self, request: Any, *, patience: Patience) -> Any:
-        """To the broker that changes topics, again until it answers."""
+        """To the broker that changes topics, then to any, which passes it on, until one answers."""
         while True:
             try:
-                return await self.send(self._controller, request, timeout_s=patience.left_s)
+                return await self.send(self._controller, request, timeout_s=patience.try_s())
             except StreamUnavailable as error:
+                self._controller = None
                 await patience.pause(error)
 
     async def look(self, streams: Sequence[str] | None, *, patience: Patience | None = None) -> dict[str, Topic]:
@@ -130,14 +131,17 @@ class Cluster(Connections):
         self._topics.update({stream: found[stream] for stream in streams or () if stream in found})
         return found
 
-    async def topic(self, stream: str, *, fresh: bool = False) -> Topic:
-        """A topic, from the cache unless `fresh`. Raises StreamMissing, StreamUnavailable, UsageError."""
+    async def topic(self, stream: str, *, fresh: bool = False, patience: Patience | None = None) -> Topic:
+        """A topic, from the cache unless `fresh`, asked for with `patience`.
+
+        Raises StreamMissing, StreamUnavailable, UsageError.
+        """
         if not fresh and (known := self._topics.get(stream)) is not None:
             return known
         self.check_name(stream)
-        patience = self.patience(None if stream in self._seen else 1)
-        while (found := (await self.look([stream])).get(stream)) is None:
-            await patience.pause(missing(stream))  # a broker that has just started may miss one that is there
+        missed = self.patience(None if stream in self._seen else 1)
+        while (found := (await self.look([stream], patience=patience)).get(stream)) is None:
+            await missed.pause(missing(stream))  # a broker that has just started may miss one that is there
         self._seen.add(stream)
         return found
 
@@ -171,23 +175,23 @@ class Cluster(Connections):
         patience: Patience,
         line: str = PLAIN,
         extra: frozenset[int] = frozenset(),
+        held_s: float = 0.0,
     ) -> tuple[Any, int]:
         """The leader's answer and its code, which is none of those that ask to come again; `extra` adds to these.
 
+        `held_s`: for so long the broker may hold its answer back.
         The request is sent again after a lost answer. Raises StreamMissing, StreamUnavailable, UsageError.
         """
-        fresh = False
         while True:
-            topic = await self.topic(stream, fresh=fresh)
+            topic = await self.topic(stream, patience=patience)
             if number >= len(topic.leaders):
                 raise StreamMissing(f"stream {stream!r} has no partition '{number}'")
             leader = topic.leaders[number]
-            fresh = True
             if leader == -1:
                 why: CutbankError = StreamUnavailable(f"{stream}/{number} has no leader at the moment")
             else:
                 try:
-                    answer = await self.send(leader, request, line=line, timeout_s=patience.left_s)
+                    answer = await self.send(leader, request, line=line, timeout_s=patience.try_s(held_s=held_s))
                 except StreamUnavailable as error:
                     why = error
                 else:
@@ -195,15 +199,16 @@ class Cluster(Connections):
                     if code not in LEADER_MOVED | extra and code != Code.UNKNOWN_TOPIC_OR_PARTITION:
                         return answer, code
                     why = StreamUnavailable(f"{stream}/{number}: the broker answers {code_name(code)}")
+            # Also for the next call: another may lead it by now.
+            self._topics.pop(stream, None)
             await patience.pause(why)
 
-    async def coordinator(self, kind: Literal[0, 1], key: str) -> int:
+    async def coordinator(self, kind: Literal[0, 1], key: str, *, patience: Patience | None = None) -> int:
         """Node that coordinates a group (0) or a transactional id (1). Raises StreamUnavailable, UsageError."""
         if (known := self._coordinators.get((kind, key))) is not None:
             return known
-        answer = await self.send(
-            None, FindCoordinatorRequest(key, kind), timeout_s=self.settings.call_timeout_ms / 1000
-        )
+        patience = patience or self.patience()
+        answer = await self.send(None, FindCoordinatorRequest(key, kind), timeout_s=patience.try_s())
         if answer.error_code:
             raise_for(answer.error_code, f"{'transactional id' if kind else 'group'} {key!r}")
         self._coordinators[(kind, key)] = answer.coordinator_id
@@ -223,24 +228,25 @@ class Cluster(Connections):
         patience: Patience,
         line: str,
         again: bool = True,
+        held_s: float = 0.0,
     ) -> tuple[Any, int]:
         """The coordinator's answer and its code, which is none of those that ask to come again.
 
-        `again`: the request may be sent again after a lost answer; else that raises NoAnswer. Raises StreamUnavailable
-        (nothing done), UsageError.
+        `again`: the request may be sent again after a lost answer; else that raises NoAnswer, at the end of `patience`.
+        `held_s` as for `ask_leader`. Raises StreamUnavailable (nothing done), UsageError.
         """
         while True:
+            sent = False
             try:
-                node = await self.coordinator(kind, key)
-                answer = await self.send(node, request, line=line, timeout_s=patience.left_s)
-            except NoAnswer as error:
-                self.forget_coordinator(kind, key)
-                if not again:
-                    raise
-                why: CutbankError = error
+                node = await self.coordinator(kind, key, patience=patience)
+                sent = True
+                limit_s = patience.try_s(held_s=held_s) if again else patience.left_s
+                answer = await self.send(node, request, line=line, timeout_s=limit_s)
             except StreamUnavailable as error:
                 self.forget_coordinator(kind, key)
-                why = error
+                if sent and not again and isinstance(error, NoAnswer):
+                    raise
+                why: CutbankError = error
             else:
                 code = code_of(answer)
                 if code in COORDINATOR_MOVED:

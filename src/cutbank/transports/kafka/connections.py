@@ -8,12 +8,14 @@ Invariant: a request is sent once; who sends it again says that twice is as good
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaError, NodeNotReadyError, SaslAuthenticationFailed
 from aiokafka.protocol.admin import ApiVersionRequest
@@ -39,12 +41,13 @@ class NoAnswer(StreamUnavailable):
 
 
 class Patience:
-    """Pauses between tries, ever longer, until a deadline."""
+    """The deadline of a whole call: how long each of its tries may take, and pauses between them, ever longer."""
 
     def __init__(self, clock: Clock, settings: KafkaSettings, *, timeout_ms: int) -> None:
         self._clock = clock
         self._delay_s = settings.retry_ms / 1000
         self._delay_s_max = settings.retry_ms_max / 1000
+        self._try_s = settings.try_timeout_ms / 1000
         self._end_s = clock.monotonic_s() + timeout_ms / 1000
         self.unanswered = False
         """A request was sent again after its answer was lost, so the first one may still arrive."""
@@ -54,13 +57,39 @@ class Patience:
         """Seconds until the deadline; 0 after it."""
         return max(0.0, self._end_s - self._clock.monotonic_s())
 
+    def try_s(self, *, held_s: float = 0.0) -> float:
+        """How long the next try may take: `try_timeout_ms`, and what the broker may hold its answer back for.
+
+        Twice as long after each lost answer: a broker may be slow.
+        """
+        return min(self.left_s, self._try_s + held_s)
+
     async def pause(self, why: CutbankError) -> None:
         """Wait before the next try. Raises `why` when the deadline would pass."""
-        self.unanswered |= isinstance(why, NoAnswer)
+        if isinstance(why, NoAnswer):
+            self.unanswered = True
+            self._try_s *= 2
         if self._delay_s >= self.left_s:
             raise why
         await self._clock.sleep(self._delay_s)
         self._delay_s = min(2 * self._delay_s, self._delay_s_max)
+
+
+class _Client(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no types
+    """aiokafka's client, in which one broker that hangs holds up no connection to another.
+
+    Its own opens one connection after another, and asks for metadata of its own accord, of hung brokers too.
+    """
+
+    _locks: WeakValueDictionary[tuple[Any, Any], asyncio.Lock]
+
+    async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:
+        if not hasattr(self, "_locks"):
+            self._locks = WeakValueDictionary()
+        lock = self._locks.setdefault((node_id, group), asyncio.Lock())
+        # Taken by what follows before anybody else can run.
+        self._get_conn_lock_value = lock
+        return await super()._get_conn(node_id, group=group, no_hint=no_hint)
 
 
 class Connections:
@@ -75,6 +104,8 @@ class Connections:
         self._lines = 0
         self._options: dict[str, Any] = {}
         self._refused: dict[int, str] = {}
+        self._silent: set[int] = set()
+        """Nodes whose last answer did not come in time: what any broker can answer is asked of others."""
         self._asked_why_s = float("-inf")
 
     async def connect(self, patience: Patience) -> None:
@@ -94,37 +125,48 @@ class Connections:
                 await patience.pause(error)
 
     async def _try_servers(self, security: dict[str, Any], patience: Patience) -> None:
+        """One try with each server until one answers, each with an equal part of the time that is left."""
         options = {"client_id": self.client_id, "request_timeout_ms": self.settings.request_timeout_ms, **security}
         why: list[str] = []
-        for server in self._servers:
-            host, _, port = server.rpartition(":")
+        late = False
+        for tried, server in enumerate(self._servers):
+            part_s = patience.left_s / (len(self._servers) - tried)
             try:
-                # The client's own bootstrap only logs why it could not; a try beforehand tells.
-                async with asyncio.timeout(patience.left_s):
-                    await self._knock(host.strip("[]"), int(port), options)
+                async with asyncio.timeout(min(part_s, patience.try_s())):
+                    client = await self._reach(server, options)
             except (OSError, KafkaError, TimeoutError) as error:
                 if (refused := refusal(error, self.settings)) is not None:
                     raise UsageError(f"Kafka broker {server}: {refused}") from None
-                why.append(f"{server}: {error or 'no answer in time'}")
-                continue
-            client = AIOKafkaClient(
-                bootstrap_servers=[server],
-                retry_backoff_ms=self.settings.retry_ms,
-                metadata_max_age_ms=self.settings.metadata_max_age_ms,
-                connections_max_idle_ms=self.settings.connections_max_idle_ms,
-                **options,
-            )
-            try:
-                async with asyncio.timeout(patience.left_s):
-                    await client.bootstrap()
-            except (OSError, KafkaError, TimeoutError):
-                await client.close()
-                why.append(f"{server}: it takes connections but answers no {self.settings.security} client")
+                late |= isinstance(error, TimeoutError)
+                why.append(f"{server}: {str(error) or 'no answer in time'}")
                 continue
             self._client, self._options = client, options
             self._refused.clear()
+            self._silent.clear()
             return
-        raise StreamUnavailable(f"no Kafka broker can be reached ({'; '.join(why)})")
+        raise (NoAnswer if late else StreamUnavailable)(f"no Kafka broker can be reached ({'; '.join(why)})")
+
+    async def _reach(self, server: str, options: dict[str, Any]) -> AIOKafkaClient:
+        """A client that begins at this server. Raises what keeps it away."""
+        host, _, port = server.rpartition(":")
+        # The client's own bootstrap only logs why it could not; a try beforehand tells.
+        await self._knock(host.strip("[]"), int(port), options)
+        client = _Client(
+            bootstrap_servers=[server],
+            retry_backoff_ms=self.settings.retry_ms,
+            metadata_max_age_ms=self.settings.metadata_max_age_ms,
+            connections_max_idle_ms=self.settings.connections_max_idle_ms,
+            **options,
+        )
+        try:
+            await client.bootstrap()
+        except (OSError, KafkaError):
+            await client.close()
+            raise ConnectionError(f"it takes connections but answers no {self.settings.security} client") from None
+        except BaseException:
+            await client.close()  # also when the time is over, or nobody wants it any more
+            raise
+        return client
 
     async def restart(self) -> None:
         """A new client that begins from the URL's servers; what is under way on the old one fails.
@@ -164,13 +206,14 @@ class Connections:
         client = self._client
         if client is None:
             raise StreamUnavailable("the Kafka transport is closed")
-        if node is None and (node := client.get_random_node()) is None:
+        if node is None and (node := self._any_node(client)) is None:
             raise StreamUnavailable("no Kafka broker is known")
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await client.send(node, request, group=line)
             if self._refused:
                 self._refused.pop(node, None)
+            self._silent.discard(node)
             return answer
         except NotImplementedError as error:
             raise UsageError(f"kafka: the broker is too old: {error}") from None
@@ -180,16 +223,25 @@ class Connections:
         except TimeoutError:
             # What is late on this connection would hold up all that comes after it.
             self.drop(line)
+            self._silent.add(node)
             why = self._refused.get(node, "did not answer in time")
             raise NoAnswer(f"Kafka broker {self.named(node)} {why}") from None
         except (KafkaError, OSError, KeyError) as error:
             # KeyError: the client looks for a connection that was dropped meanwhile.
-            raise NoAnswer(f"Kafka broker {node}: {error or type(error).__name__}") from None
+            raise NoAnswer(f"Kafka broker {node}: {str(error) or type(error).__name__}") from None
         finally:
             if client is not self._client:
                 # Begun anew meanwhile: what was being opened on the old one is nobody's, and nobody else closes it.
                 for connection in client._conns.values():  # noqa: SLF001  # as in `drop`
                     connection.close()
+
+    def _any_node(self, client: Any) -> int | None:
+        """A broker for a question that each can answer; rather none whose last answer did not come."""
+        node: int | None = client.get_random_node()
+        if node in self._silent:
+            others = [broker.nodeId for broker in client.cluster.brokers() if broker.nodeId not in self._silent]
+            node = random.choice(others) if others else node
+        return node
 
     async def _knock(self, host: str, port: int, options: Mapping[str, Any]) -> None:
         """Open a connection and close it again. Raises what refuses it."""

@@ -57,6 +57,7 @@ class KafkaConsumer:
         self._assigned: frozenset[Place] = frozenset()
         self._counts: dict[str, int] = {}
         self._counted_s = 0.0
+        self._counting: asyncio.Task[dict[str, int]] | None = None
         self._rounds = 0
         self._rejoin = False
         self._queue: deque[GroupEvent] = deque()
@@ -83,14 +84,27 @@ class KafkaConsumer:
 
     async def __aenter__(self) -> Self:
         """Check the streams; then join in a task. Raises StreamMissing, StreamUnavailable, UsageError."""
-        await self._count()
-        for stream in self._streams:
-            await admin.check(self._cluster, stream)
-        await self._check_brokers()
+        patience = self._cluster.patience(self._cluster.settings.start_wait_ms)
+        while True:
+            try:
+                await self._check()
+                break
+            except StreamUnavailable as error:
+                self._metrics.add("cutbank_retries_total", operation="start")
+                log.warning("waiting for Kafka", group=self._group, why=str(error))
+                await patience.pause(error)
         self._heart = asyncio.create_task(self._live(), name=f"kafka heart {self._group}")
         self._watching = asyncio.create_task(self._watch.run(), name=f"kafka watch {self._group}")
         self._watching.add_done_callback(self._watched)
         return self
+
+    async def _check(self) -> None:
+        """What must be so before it joins. Raises StreamMissing, StreamUnavailable, UsageError."""
+        self._counts = await self._membership.counts()
+        self._counted_s = self._cluster.clock.monotonic_s()
+        for stream in self._streams:
+            await admin.check(self._cluster, stream)
+        await self._check_brokers()
 
     async def _check_brokers(self) -> None:
         """Raises UsageError: a fence can't be relied on there."""
@@ -103,7 +117,7 @@ class KafkaConsumer:
 
     async def __aexit__(self, *failure: object) -> None:
         self._left = True
-        for task in (self._watching, self._heart):
+        for task in (self._watching, self._heart, self._counting):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
@@ -193,7 +207,7 @@ class KafkaConsumer:
             self._take_late()
             if pulse is Pulse.ROUND:
                 return
-            await self._check_counts()
+            self._check_counts()
             self._agree()
 
     def _silent(self) -> tuple[float, str]:
@@ -231,19 +245,37 @@ class KafkaConsumer:
             kicked.cancel()
             self._kicked.clear()
 
-    async def _count(self) -> None:
-        self._counts = await self._membership.counts()
-        self._counted_s = self._cluster.clock.monotonic_s()
+    def _check_counts(self) -> None:
+        """Look for added partitions now and then; they are shared out in a new round.
 
-    async def _check_counts(self) -> None:
-        """Look for added partitions now and then; they are shared out in a new round."""
-        if self._cluster.clock.monotonic_s() - self._counted_s < self._cluster.settings.metadata_ms / 1000:
+        In a task beside the heart, which beats on whatever the brokers do that are asked. Raises StreamMissing.
+        """
+        if (counting := self._counting) is None:
+            if self._cluster.clock.monotonic_s() - self._counted_s >= self._cluster.settings.metadata_ms / 1000:
+                self._counting = counting = asyncio.create_task(
+                    self._membership.counts(), name=f"kafka counts {self._group}"
+                )
+                counting.add_done_callback(self._has_counted)
             return
-        before = self._counts
-        await self._count()
-        if before != self._counts:
-            log.warning("partitions were added", group=self._group, before=before, now=self._counts)
+        if not counting.done():
+            return
+        self._counting = None
+        try:
+            counts = counting.result()
+        except StreamUnavailable as error:
+            self._metrics.add("cutbank_retries_total", operation="counts")
+            log.warning("partitions can't be counted", group=self._group, why=str(error))
+            return
+        self._counted_s = self._cluster.clock.monotonic_s()
+        if counts != self._counts:
+            log.warning("partitions were added", group=self._group, before=self._counts, now=counts)
+            self._counts = counts
             self._rejoin = True
+
+    def _has_counted(self, counting: asyncio.Task[dict[str, int]]) -> None:
+        if not counting.cancelled():
+            counting.exception()  # looked at: nobody else does, after this member has left
+            self._kicked.set()
 
     def _take_late(self) -> None:
         """Take away what was to be given back and was not in time."""

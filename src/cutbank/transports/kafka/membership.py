@@ -59,6 +59,7 @@ class Membership:
         self._rounds = cluster.new_line("group")
         self._beats = cluster.new_line("heartbeat")
         self._generation = NO_GENERATION
+        self._joining = False
         self.member_id = UNKNOWN
         self.heard_s = float("-inf")
         self.answered_s = cluster.clock.monotonic_s()
@@ -82,10 +83,16 @@ class Membership:
             self.member_id = UNKNOWN
         raise Gone(f"group {self._group}: the coordinator answers {code_name(code)}")
 
-    async def _ask(self, request: Any, *, line: str, patience: Patience) -> tuple[Any, int]:
+    async def _ask(self, request: Any, *, line: str, patience: Patience, held_s: float = 0.0) -> tuple[Any, int]:
         sent_s = self._cluster.clock.monotonic_s()
         answer, code = await self._cluster.ask_coordinator(
-            GROUP, self._group, request, code_of=lambda answer: int(answer.error_code), patience=patience, line=line
+            GROUP,
+            self._group,
+            request,
+            code_of=lambda answer: int(answer.error_code),
+            patience=patience,
+            line=line,
+            held_s=held_s,
         )
         self.answered_s = self._cluster.clock.monotonic_s()
         if code in {Code.NONE, Code.REBALANCE_IN_PROGRESS}:
@@ -97,9 +104,17 @@ class Membership:
 
         Raises Gone (let go of everything, then join again), StreamMissing, StreamUnavailable, UsageError.
         """
+        self._joining = True
+        try:
+            return await self._join(claim)
+        finally:
+            self._joining = False
+
+    async def _join(self, claim: Claim) -> frozenset[Place]:
         settings = self._cluster.settings
         # A round ends when all have joined, or the session of one who has not is over.
         patience = self._cluster.patience(settings.request_timeout_ms)
+        held_s = settings.session_timeout_ms / 1000
         while True:
             request = JoinGroupRequest(
                 self._group,
@@ -110,15 +125,15 @@ class Membership:
                 PROTOCOL_TYPE,
                 [(PROTOCOL, claim_bytes(claim))],
             )
-            answer, code = await self._ask(request, line=self._rounds, patience=patience)
+            answer, code = await self._ask(request, line=self._rounds, patience=patience, held_s=held_s)
             if code == Code.MEMBER_ID_REQUIRED:
                 self.member_id = answer.member_id
                 continue
             if code:
                 self._refused(code)
             self.member_id, self._generation = answer.member_id, answer.generation_id
-            given = await self._shares(answer) if answer.leader_id == answer.member_id else []
-            if (assigned := await self._sync(given, patience)) is not None:
+            given = await self._shares(answer, patience) if answer.leader_id == answer.member_id else []
+            if (assigned := await self._sync(given, patience, held_s=held_s)) is not None:
                 return assigned
             await patience.pause(StreamUnavailable(f"group {self._group}: the round was cut short again and again"))
 
@@ -141,21 +156,23 @@ class Membership:
             raise UsageError(f"group {self._group} has members of another program; use another pipeline name")
         raise_for(code, f"group {self._group}")
 
-    async def _shares(self, answer: Any) -> list[tuple[str, bytes]]:
+    async def _shares(self, answer: Any, patience: Patience) -> list[tuple[str, bytes]]:
         """As the leader: everybody's part, from metadata that is read now."""
         claims = {member_id: claim_from(body) for member_id, _, body in answer.members}
         prefix = self._cluster.settings.prefix
         streams = sorted({topic.removeprefix(prefix) for claim in claims.values() for topic in claim.topics})
-        there = await self._cluster.look(streams)
+        there = await self._cluster.look(streams, patience=patience)
         counts = {self._cluster.topic_name(stream): len(topic.leaders) for stream, topic in there.items()}
         return [(member_id, assignment_bytes(places)) for member_id, places in assign(claims, counts).items()]
 
-    async def _sync(self, given: list[tuple[str, bytes]], patience: Patience) -> frozenset[Place] | None:
+    async def _sync(
+        self, given: list[tuple[str, bytes]], patience: Patience, *, held_s: float
+    ) -> frozenset[Place] | None:
         """The leader's word; None if another round has begun."""
         request = SyncGroupRequest(
             self._group, self._generation, self.member_id, self._cluster.settings.group_instance_id, given
         )
-        answer, code = await self._ask(request, line=self._rounds, patience=patience)
+        answer, code = await self._ask(request, line=self._rounds, patience=patience, held_s=held_s)
         if code == Code.REBALANCE_IN_PROGRESS:
             return None
         if code:
@@ -175,6 +192,10 @@ class Membership:
         if code in {Code.UNKNOWN_MEMBER_ID, Code.ILLEGAL_GENERATION}:
             if (generation, member_id) != (self._generation, self.member_id):
                 return Pulse.STEADY  # The answer is about a generation that a join has left behind meanwhile.
+            if self._joining and code == Code.ILLEGAL_GENERATION:
+                return (
+                    Pulse.STEADY
+                )  # The round has ended at the coordinator; a member is known, its join's answer on the way.
             # A static member keeps its id: joining with it tells whether another process has taken the name.
             self._gone(code, same_id=self._cluster.settings.group_instance_id is not None)
         if code:

@@ -144,7 +144,7 @@ async def fetch(
     request = wire.FetchByIdRequest(ask, topic_id) if topic_id else wire.FetchByNameRequest(ask)
     while True:
         answer, code = await cluster.ask_leader(
-            partition.stream, number, request, code_of=_fetched, patience=patience, line=line
+            partition.stream, number, request, code_of=_fetched, patience=patience, line=line, held_s=wait_ms / 1000
         )
         if code not in OTHER_TOPIC:
             break

@@ -75,6 +75,9 @@ class KafkaSettings(Settings):
     """How long one request may take, ms, before its connection is given up."""
     call_timeout_ms: int = Field(default=10_000, ge=100, le=600_000)
     """How long any other call tries again, ms, before it raises StreamUnavailable."""
+    try_timeout_ms: int = Field(default=3_000, ge=50, le=600_000)
+    """How long one try of a call waits for one broker, ms, so that a broker that hangs leaves time to ask who has taken
+    its place; after a lost answer the next try waits twice as long, up to the end of the call."""
     start_wait_ms: int = Field(default=60_000, ge=1, le=3_600_000)
     """How long to wait at start for a broker that can be reached, ms, since clusters start in any order; then it is a
     wrong setting."""

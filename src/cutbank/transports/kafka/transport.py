@@ -40,7 +40,7 @@ class KafkaTransport:
         self._tell = tell
 
     async def __aenter__(self) -> Self:
-        """Reach a broker. Raises UsageError (credentials, files), StreamUnavailable."""
+        """Reach a broker. Raises UsageError: credentials, files, or none came within `start_wait_ms`."""
         await self._cluster.open()
         return self
 
