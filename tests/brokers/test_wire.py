@@ -14,6 +14,7 @@ from brokers.topics import made_topic, payloads
 from brokers.wire import Api, Fault, Wire
 
 _PRODUCER_FENCED = 90
+WAIT_S_MAX = 60.0
 _FENCED = {InvalidProducerEpoch.errno, _PRODUCER_FENCED}
 
 
@@ -49,6 +50,11 @@ async def producer(wire: Wire, cluster: KafkaCluster) -> AsyncIterator[AIOKafkaP
         await producer.stop()
 
 
+async def soon(event: asyncio.Event) -> None:
+    async with asyncio.timeout(WAIT_S_MAX):
+        await event.wait()
+
+
 async def sent_in_transaction(producer: AIOKafkaProducer, topic: str, payload: bytes) -> None:
     async with asyncio.timeout(30), producer.transaction():
         await producer.send_and_wait(topic, payload, partition=0)
@@ -80,7 +86,7 @@ async def test_a_held_end_of_a_transaction_waits(
     await sent_in_transaction(producer, topic, b"first")
     ambush = wire.ambush(Api.END_TXN, fault)
     sending = asyncio.create_task(sent_in_transaction(producer, topic, b"second"))
-    await ambush.met.wait()
+    await soon(ambush.met)
     done, _ = await asyncio.wait([sending], timeout=0.2)
     assert not done
     assert ambush.answered.is_set() == (fault is Fault.HOLD_REPLY)
@@ -112,13 +118,12 @@ async def test_a_late_end_of_a_transaction_arrives_after_its_client_is_gone(
     await old.send_and_wait(topic, b"old", partition=0)
     committing = asyncio.create_task(old.commit_transaction())
     try:
-        await ambush.met.wait()
+        await soon(ambush.met)
         async with AIOKafkaProducer(bootstrap_servers=cluster.bootstrap_servers, transactional_id=name) as new:
             await sent_in_transaction(new, topic, b"new")
             await old.client.close()
             ambush.release()
-            async with asyncio.timeout(10):
-                await ambush.answered.wait()
+            await soon(ambush.answered)
     finally:
         committing.cancel()
         await old._sender.close()
@@ -137,14 +142,13 @@ async def test_the_client_asks_again_behind_a_late_end_which_then_ends_the_next_
     """
     ambush = wire.ambush(Api.END_TXN, Fault.HOLD_REQUEST)
     committing = asyncio.create_task(sent_in_transaction(producer, topic, b"first"))
-    await ambush.met.wait()
+    await soon(ambush.met)
     wire.cut_clients()
     await committing
     await producer.begin_transaction()
     await producer.send_and_wait(topic, b"half", partition=0)
     ambush.release()
-    async with asyncio.timeout(10):
-        await ambush.answered.wait()
+    await soon(ambush.answered)
     assert error_of_end(ambush.reply) == 0
     assert await payloads(cluster.bootstrap_servers, topic, 2) == [b"first", b"half"]
     with pytest.raises(KafkaError):  # for the broker it has ended

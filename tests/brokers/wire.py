@@ -19,7 +19,7 @@ from brokers.kafka_server import KafkaCluster
 
 _FRAMES_MAX = 64
 _FRAME_BYTES_MAX = 128 << 20
-_ORPHAN_S = 10.0
+_ORPHAN_S = 60.0
 """How long a broker may take to answer what arrived from a client that is gone."""
 
 

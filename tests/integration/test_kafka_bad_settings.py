@@ -16,6 +16,8 @@ from brokers.topics import make
 
 EXIT_USAGE = 2
 END_S = 60.0
+GRACE_S = 40
+"""What is told to stop while it waits ends before this, and not because of it."""
 SERVICES = ("producer", "scorer", "sink")
 
 
@@ -58,13 +60,18 @@ def test_a_user_without_permissions(secured: SecuredKafka, tmp_path: Path, servi
     assert "lacks permission" in said
 
 
-def test_a_stream_that_does_not_come(secured: SecuredKafka, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("service", "wait", "stream"), [("scorer", "--source-wait-s", "trades"), ("sink", "--stream-wait-s", "anomalies")]
+)
+def test_a_stream_that_does_not_come(
+    secured: SecuredKafka, tmp_path: Path, service: str, wait: str, stream: str
+) -> None:
     url = secured.url(prefix=f"t{uuid4().hex[:12]}-")
-    said = failure(started(tmp_path, "scorer", url, "--source-wait-s", "0.5"))
-    assert "'trades' did not appear" in said
+    said = failure(started(tmp_path, service, url, wait, "0.5"))
+    assert f"'{stream}' did not appear" in said
 
 
-@pytest.mark.parametrize(("service", "stream"), [("scorer", "trades"), ("sink", "anomalies")])
+@pytest.mark.parametrize(("service", "stream"), [("producer", "trades"), ("scorer", "trades"), ("sink", "anomalies")])
 async def test_a_stream_without_arrival_times(secured: SecuredKafka, tmp_path: Path, service: str, stream: str) -> None:
     prefix = f"t{uuid4().hex[:12]}-"
     topic = NewTopic(f"{prefix}{stream}", 1, 1, topic_configs={"message.timestamp.type": "CreateTime"})
@@ -75,10 +82,13 @@ async def test_a_stream_without_arrival_times(secured: SecuredKafka, tmp_path: P
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_told_to_stop_while_it_waits(tmp_path: Path, service: str) -> None:
-    process = started(tmp_path, service, "kafka://127.0.0.1:1", "--grace-s", "30")
+    process = started(tmp_path, service, "kafka://127.0.0.1:1", "--grace-s", str(GRACE_S))
     assert process.stderr is not None
-    while "waiting for Kafka" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10.0)
+    try:
+        while "waiting for Kafka" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=GRACE_S - 1)
+    finally:
+        process.kill()
     assert process.returncode == 0

@@ -21,6 +21,7 @@ from scoring_stage import trades
 
 RECORDS = 30_000
 DEADLINE_S = 120.0
+LOOK_S = 0.005
 SPEC = 'name = "p"\nthreshold = 0.0\n[detector]\nname = "rcf"\n'
 URL = "local://{}/log.db?session_timeout_ms=1000&heartbeat_ms=100"
 
@@ -58,6 +59,14 @@ def replaying(folder: Path, output: str) -> Iterator[subprocess.Popen[bytes]]:
             child.kill()
 
 
+async def count(transport: Transport, stream: str) -> int:
+    try:
+        (info,) = (await transport.describe(stream)).partitions
+    except StreamMissing:
+        return 0
+    return info.end - info.oldest
+
+
 async def lines(transport: Transport, stream: str) -> list[bytes]:
     found: list[bytes] = []
     try:
@@ -72,11 +81,13 @@ async def lines(transport: Transport, stream: str) -> list[bytes]:
     return found
 
 
-async def until_more(folder: Path, stream: str, than: int) -> None:
-    """Until the stream has more lines."""
+async def held_at_more(folder: Path, stream: str, than: int, child: subprocess.Popen[bytes]) -> None:
+    """Stop the child as soon as the stream has more lines, so that it has not ended when its fate comes."""
     async with asyncio.timeout(DEADLINE_S), opened(folder) as transport:
-        while len(await lines(transport, stream)) <= than:  # noqa: ASYNC110  # the log is another process's
-            await asyncio.sleep(0)
+        while await count(transport, stream) <= than:
+            assert child.poll() is None
+            await asyncio.sleep(LOOK_S)
+        child.send_signal(signal.SIGSTOP)
 
 
 def all_lines(folder: Path, stream: str) -> list[bytes]:
@@ -91,8 +102,9 @@ def test_killed_or_interrupted_in_the_middle_and_run_again(folder: Path) -> None
     some = 0
     for fate, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         with replaying(folder, "again") as child:
-            asyncio.run(until_more(folder, "again", some))
+            asyncio.run(held_at_more(folder, "again", some, child))
             child.send_signal(fate)
+            child.send_signal(signal.SIGCONT)
             _, err = child.communicate(timeout=DEADLINE_S)
         assert (child.returncode, err) == (code, b"")
         some = len(all_lines(folder, "again"))
