@@ -67,8 +67,10 @@ Constants and settings together give the memory of a process, whatever the lag a
 
 - **scorer**: the models, at most `models_bytes_max`, each of the size that `cutbank doctor` prints. A snapshot takes
   the model's state besides, a third to a half of the model: one a partition until it is stored, and once more while
-  one is made, in each of `threads` threads. Then three batches of `batch_bytes_max` a partition, with what they were
-  decoded to and the lines made of them. To take a partition up takes twice its model's state besides, for a moment.
+  one is made, in each of `threads` threads. Then the batches of all partitions together, about `batches_bytes_max`.
+  On Kafka what is fetched and not taken yet besides, about `fetches_bytes_max`: a partition's equal part, or 64 KiB,
+  or one batch of the log, however large the producer made that. To take a partition up takes twice its model's state
+  besides, for a moment.
 - **sink**: `held_bytes_max` for records and the bodies made of them, all partitions together; a single stretch that is
   larger is let in when it is alone.
 - **producer**: `RECORDS_PER_BATCH` records, and of an input at most `PORTION_BYTES_MAX` and one record.

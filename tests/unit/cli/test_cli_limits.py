@@ -1,18 +1,23 @@
 """What the commands take and try at most."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from cutbank.cli import connect
+from cutbank.cli.connect import KAFKA_WAIT_MS, open_log
 from cutbank.cli.errors import LIMIT_MAX
 from cutbank.cli.streams import PARTITIONS_MAX, RETENTION_HOURS_MAX
 from cutbank.cli.tail import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, OVERTAKEN_MAX, _Reader
-from cutbank.errors import PositionLost
+from cutbank.errors import PositionLost, UsageError
 from cutbank.records import Batch, Partition, Position
 from cutbank.transports.base import PartitionInfo
 
 from .conftest import Run
+
+PATIENCE_MS = 30_000
 
 
 @dataclass
@@ -67,3 +72,12 @@ def test_errors_are_listed_up_to_a_limit(cutbank: Run) -> None:
     code, _, said = cutbank("errors", "list", "--limit", str(LIMIT_MAX + 1))
     assert code == 2
     assert str(LIMIT_MAX) in said
+
+
+async def test_a_tool_waits_for_a_broker_no_longer_than_a_person_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert KAFKA_WAIT_MS < PATIENCE_MS
+    monkeypatch.setattr(connect, "KAFKA_WAIT_MS", 300)
+    for url, waited in (("kafka://127.0.0.1:1", "0.3"), ("kafka://127.0.0.1:1?start_wait_ms=100", "0.1")):
+        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:1.*waited {waited} s"):
+            async with asyncio.timeout(PATIENCE_MS / 1000), open_log(url, may_create=False):
+                pass
