@@ -75,7 +75,7 @@ chaos-kafka: $(VENV)/dev ## every fault on real brokers, started from their jars
 bad-input: $(VENV)/dev ## malformed records through the scorer (RECORDS=1000000), each held against what came of it
 	@PYTHONPATH=tests $(BIN)/python -m bad_input.through_the_scorer --records $(RECORDS) $(ARGS)
 
-prove: $(VENV)/dev ## the four above in their long form, about three quarters of an hour, and docs/reliability.md from what they found
+prove: $(VENV)/dev ## the four above in their long form, about an hour, and docs/reliability.md from what they found
 	@$(MAKE) --no-print-directory simulate SEEDS=5000 ARGS="--result docs/results/simulation.json"
 	@$(MAKE) --no-print-directory chaos ARGS="--result docs/results/chaos.json"
 	@$(MAKE) --no-print-directory chaos-kafka ARGS="--result docs/results/chaos-kafka.json"
@@ -101,5 +101,5 @@ format: $(VENV)/dev ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove what make made, but not data/
+clean: ## remove what make made, but not data/, nor what tests of servers keep in .cache: jars, images, gigabytes
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -64,6 +64,11 @@ def test_ours_run_shut_in_and_end_by_themselves() -> None:
         assert int(service["stop_grace_period"].rstrip("s")) > 25, "longer than CUTBANK_GRACE_S"
 
 
+def test_a_demo_left_alone_fills_no_disk_with_logs() -> None:
+    for name, service in SERVICES.items():
+        assert service["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}, name
+
+
 def test_data_is_on_named_volumes_alone() -> None:
     mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", ())]
     assert {source for source, *_ in mounts} == set(COMPOSE["volumes"])

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path for pattern in ("*.md", "docs/*.md", "services/*/*.md", "examples/*.md") for path in ROOT.glob(pattern)
 )
-COMMAND = re.compile(r"^(?:\$ |    |.*\| )?((?:\.venv/bin/)?cutbank (?!demo\b.*\|)[a-z][^\n|&>#]*)", re.MULTILINE)
+COMMAND = re.compile(
+    r"^(?:\$ |    |.*\| |docker compose exec \w+ )?((?:\.venv/bin/)?cutbank (?!demo\b.*\|)[a-z][^\n|&>#]*)",
+    re.MULTILINE,
+)
 FENCED = re.compile(r"```(?:console|sh|shell)?\n(.*?)```", re.DOTALL)
 
 
@@ -71,6 +74,12 @@ def test_no_page_links_to_nowhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert pages - set(re.findall(r"\]\(([^)#\s]+)", text)) == set()
 
 
 def commands() -> list[tuple[str, str]]:
