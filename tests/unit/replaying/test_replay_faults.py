@@ -250,7 +250,7 @@ def test_of_two_at_once_each_line_comes_once(seed: int) -> None:
 
         said: list[str] = []
         ended = await asyncio.gather(one(1), one(2))
-        assert set(said) <= {"another replay into 'again' is at work; wait until it ends"}
+        assert all(why.startswith("another replay into 'again' is at work; wait until it ends") for why in said)
         assert any(account is not None for account in ended)
         assert world.lines() == wanted
 
@@ -499,7 +499,7 @@ def test_leases_that_somebody_keeps_end_the_run(begun: bool) -> None:  # noqa: F
             joined.set()
         other = asyncio.create_task(keep())
         began_s = world.clock.monotonic_s()
-        with pytest.raises(StreamUnavailable, match="another replay into 'again' is at work"):
+        with pytest.raises(StreamUnavailable, match=r"'again' is at work.*raise leases_max: 1 of 2 partitions"):
             await world.replay(TappedTransport(transport, first))
         took_s = world.clock.monotonic_s() - began_s
         least_s, most_s = (running.AWAY_S_MAX, running.AWAY_S_MAX + 60) if begun else (0.5 * running.JOIN_S_MAX, 90)

@@ -249,7 +249,9 @@ class _Crew:
                 since_s = clock.monotonic_s()
             elif clock.monotonic_s() - since_s >= (AWAY_S_MAX if self._whole.is_set() else join_s):
                 output = self._scene.output.name
-                self._fail(StreamUnavailable(f"another replay into {output!r} is at work; wait until it ends"))
+                some = f", or raise leases_max: {len(self._held)} of {len(self._parts)} partitions are here"
+                why = f"another replay into {output!r} is at work; wait until it ends{some if self._held else ''}"
+                self._fail(StreamUnavailable(why))
             await unless_stopped(clock.sleep(WATCH_S), self._stop)
 
     def _fail(self, error: CutbankError) -> None:
