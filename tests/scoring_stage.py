@@ -17,7 +17,7 @@ import orjson
 from cutbank.clock import Clock, SystemClock
 from cutbank.objects import open_store
 from cutbank.objects.base import ObjectStore
-from cutbank.pipeline.scoring.assignment import Scene
+from cutbank.pipeline.scoring.scene import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
 from cutbank.pipeline.scoring.room import Rooms

@@ -65,7 +65,8 @@ class PartitionRunner:
 
     `work` fences, reads and writes until `stop` is set, then finishes what its contract says (snapshot, flush) and
     returns. It raises `Fenced` when given up, a retryable error or `OutcomeUnknown` to be started again, and
-    `PartitionStopped` to be parked. `on_released` is called when this process has let go of a partition.
+    `PartitionStopped` to be parked: `while_parked(lease)` runs then, and is cancelled at the end. `on_released` is
+    called when this process has let go of a partition.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class PartitionRunner:
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
+        while_parked: Callable[[Lease], Awaitable[None]] | None = None,
         on_released: Callable[[Partition], None] = lambda _: None,
     ) -> None:
         self._consumer = consumer
@@ -86,6 +88,7 @@ class PartitionRunner:
         self._metrics = metrics
         self._rng = rng
         self._held: dict[Partition, _Held] = {}
+        self._while_parked = while_parked
         self._on_released = on_released
         self._stopped: set[Partition] = set()
         self._given_up: dict[Partition, int] = {}
@@ -175,4 +178,6 @@ class PartitionRunner:
         log.error("partition stopped", partition=str(held.lease.partition), reason=error.reason, why=str(error))
         self._stopped.add(held.lease.partition)
         self._metrics.set("cutbank_partitions_stopped", len(self._stopped), role=self._role)
+        if self._while_parked is not None:
+            await unless_stopped(self._while_parked(held.lease), held.stop)
         await held.stop.wait()

@@ -68,14 +68,15 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "cutbank_lag_records",
         "gauge",
-        "Records that are not handled yet: beyond the reading position; with a scorer also those in hand, with a sink "
-        "those on their way into an object.",
+        "Records that are not handled yet: beyond the reading position; with a scorer also those in hand, but not "
+        "what it learns again; with a sink also those on their way into an object.",
         ("role", "partition"),
     ),
     Metric(
         "cutbank_lag_seconds",
         "gauge",
-        "Scorer: how long the oldest record in hand has waited. Sink: age of the newest record read. 0 without lag.",
+        "Scorer: how long the oldest record has waited that is not published, or, while it is unread, the newest one "
+        "read before it; after a start at most the time since. Sink: age of the newest record read. 0 without lag.",
         ("role", "partition"),
     ),
     Metric("cutbank_snapshot_age_seconds", "gauge", "Age of the newest snapshot, seconds.", ("partition",)),

@@ -70,6 +70,8 @@ class Scene:
 
     def __init__(self, work: Work) -> None:
         self.clock = ManualClock()
+        self.parked: list[Partition] = []
+        """Where what runs while they are parked has begun and was not ended."""
         self.script = Script()
         self.stop = asyncio.Event()
         self.let_go: list[Partition] = []
@@ -80,9 +82,17 @@ class Scene:
             clock=self.clock,
             metrics=NoMetrics(),
             rng=random.Random(1),
+            while_parked=self._while_parked,
             on_released=self.let_go.append,
         )
         self.task = asyncio.create_task(self.runner.run(self.stop))
+
+    async def _while_parked(self, lease: Lease) -> None:
+        self.parked.append(lease.partition)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.parked.remove(lease.partition)
 
     async def end(self) -> None:
         self.stop.set()
@@ -292,9 +302,11 @@ async def test_a_loud_stop_parks_its_partition_and_no_other() -> None:
     await scene.clock.advance(100.0)
     assert starts == ["0", "1"]
     assert scene.runner.stopped == {Partition("trades", "0")}
+    assert scene.parked == [Partition("trades", "0")]
     assert scene.script.released == []
     await scene.end()
     assert scene.runner.stopped == frozenset()
+    assert scene.parked == []
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), StoreRefused("no permission")])

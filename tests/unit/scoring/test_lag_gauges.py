@@ -34,6 +34,9 @@ class Case:
 
 async def test_without_anything_it_is_nothing() -> None:
     case = Case()
+    case.lag.tell()
+    assert case.metrics.gauges == {}, "nothing is known, so nothing is said"
+    case.lag.unread(0)
     await case.clock.advance(100.0)
     assert case.told() == (0, 0.0)
 
@@ -54,14 +57,62 @@ async def test_what_is_in_hand_counts_until_it_is_published() -> None:
     assert case.told() == (0, 0.0)
 
 
-async def test_what_is_unread_has_waited_as_long_as_what_was_published_last() -> None:
+async def test_what_is_unread_is_newer_than_what_was_received_last_and_waits_on() -> None:
     case = Case()
     case.lag.received(batch(0, 3))
     await case.clock.advance(7.0)
     case.lag.published(Position(3))
     case.lag.unread(4)
     await case.clock.advance(1.0)
-    assert case.told() == (4, 7.0)
+    assert case.told() == (4, 8.0)
+    await case.clock.advance(600.0)
+    assert case.told() == (4, 608.0), "also with nothing in hand"
+
+
+async def test_what_came_after_a_quiet_hour_has_waited_since_it_came_at_most() -> None:
+    case = Case()
+    case.lag.received(batch(0, 3))
+    case.lag.published(Position(3))
+    await case.clock.advance(3600.0)
+    case.lag.unread(0)
+    await case.clock.advance(1.0)
+    case.lag.unread(4)
+    assert case.told() == (4, 1.0)
+
+
+async def test_of_what_nobody_has_seen_yet_time_counts_from_when_it_was_told() -> None:
+    case = Case()
+    case.lag.unread(4)
+    assert case.told() == (4, 0.0)
+    await case.clock.advance(30.0)
+    case.lag.unread(5)
+    assert case.told() == (5, 30.0)
+
+
+async def test_what_is_only_learnt_again_is_no_lag_and_tells_how_old_the_rest_may_be() -> None:
+    case = Case()
+    case.lag.taken_up()
+    case.lag.learning(Position(0), Position(10))
+    case.lag.unread(14)
+    assert case.told()[0] == 4
+    await case.clock.advance(60.0)
+    case.lag.learning(Position(8), Position(10))
+    case.lag.seen(batch(0, 8, arrival_ms=START_MS - 5_000))
+    case.lag.unread(6)
+    assert case.told() == (4, 65.0)
+
+
+async def test_what_was_in_hand_when_it_is_taken_up_again_is_read_again() -> None:
+    case = Case()
+    case.lag.received(batch(0, 3))
+    case.lag.received(batch(3, 5, arrival_ms=START_MS + 2_000))
+    case.lag.unread(10)
+    await case.clock.advance(5.0)
+    assert case.told() == (15, 5.0)
+    case.lag.taken_up()
+    assert case.told() == (15, 5.0)
+    case.lag.unread(15)
+    assert case.told() == (15, 5.0)
 
 
 async def test_a_record_after_a_quiet_hour_is_no_hour_behind() -> None:
@@ -94,7 +145,8 @@ async def test_a_broker_whose_clock_is_ahead_is_no_negative_lag() -> None:
 async def test_an_empty_batch_is_not_in_hand_and_clear_forgets_the_gauges() -> None:
     case = Case()
     case.lag.received(batch(5, 5))
-    assert case.told() == (0, 0.0)
+    case.lag.tell()
+    assert case.metrics.gauges == {}
     case.lag.received(batch(5, 6))
     assert case.told() == (1, 0.0)
     case.lag.clear()

@@ -546,6 +546,56 @@ async def test_a_publish_that_hangs_is_a_lag_that_grows(tmp_path: Path) -> None:
         assert stage.metrics.gauges["cutbank_lag_seconds"] == 0.0
 
 
+async def test_a_partition_that_is_taken_up_or_learns_again_tells_its_lag(tmp_path: Path) -> None:
+    async with Stage(tmp_path).opened() as stage:
+        await stage.publish(trades(20))
+        await stage.score_all()
+        for path in stage.snapshots():
+            path.unlink()
+        await stage.publish(trades(5, first=20))
+        clock, stop, reads = ManualClock(start_ms=stage.log_clock.now_ms()), asyncio.Event(), asyncio.Event()
+
+        async def hang(name: str, phase: str) -> None:
+            if (name, phase) == ("receive", "before"):
+                reads.set()
+                await asyncio.Event().wait()
+
+        stage.metrics.gauges.clear()
+        async with stage.lease() as lease, stage.worker(clock=clock) as worker:
+            working = asyncio.create_task(worker.work(TappedLease(lease, hang), stop))
+            async with asyncio.timeout(DEADLINE_S):
+                await reads.wait()  # it has learnt nothing again yet
+                while "cutbank_lag_records" not in stage.metrics.gauges:
+                    await clock.advance(1.0)
+                await clock.advance(600.0)
+            assert stage.metrics.gauges["cutbank_lag_records"] == 5, "the others were published before"
+            assert 590.0 <= stage.metrics.gauges["cutbank_lag_seconds"] <= 700.0
+            working.cancel()
+            await asyncio.wait({working})
+
+
+async def test_a_partition_that_is_parked_tells_its_lag(tmp_path: Path) -> None:
+    async with Stage(tmp_path).opened() as stage:
+        await stage.publish(trades(20))
+        clock = ManualClock(start_ms=stage.log_clock.now_ms())
+
+        async with stage.lease() as lease, stage.worker(clock=clock) as worker:
+            refused = TappedLease(lease, failing("publish", "before", PartitionStopped("refused"), times=99))
+            with pytest.raises(PartitionStopped):
+                await worker.work(refused, asyncio.Event())
+            parked = asyncio.create_task(worker.parked(refused))
+            async with asyncio.timeout(DEADLINE_S):
+                await stage.publish(trades(7, first=20))
+                while stage.metrics.gauges.get("cutbank_lag_records") != 27 - (await stage.committed() or 0):
+                    await clock.advance(1.0)
+            await clock.advance(600.0)
+            assert stage.metrics.gauges["cutbank_lag_seconds"] >= 590.0
+            parked.cancel()
+            await asyncio.wait({parked})
+            worker.released(P0)
+            assert stage.metrics.gauges["cutbank_lag_records"] == stage.metrics.gauges["cutbank_lag_seconds"] == 0
+
+
 async def test_an_anomaly_too_large_to_publish_is_an_error_once_and_the_model_knows_it(tmp_path: Path) -> None:
     record = orjson.loads(trade(7))
     record["tickerSymbol"] = "A" * ((1 << 20) - 130)

@@ -9,15 +9,12 @@ same one. Event-loop only; decoding and scoring of the replay run in the given t
 """
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import structlog
 
-from cutbank.clock import Clock
 from cutbank.errors import (
     AlreadyExists,
     AnotherStream,
@@ -28,16 +25,14 @@ from cutbank.errors import (
     StateLost,
     StreamUnavailable,
 )
-from cutbank.metrics import Metrics
-from cutbank.pipeline.scoring.config import ScorerConfig
-from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
-from cutbank.pipeline.scoring.room import Rooms
+from cutbank.pipeline.scoring.gauges import LagGauges
+from cutbank.pipeline.scoring.model import PartitionModel
+from cutbank.pipeline.scoring.scene import Scene
 from cutbank.pipeline.scoring.shelf import ModelShelf
 from cutbank.pipeline.scoring.snapshots import RUN_MAX, Birth, Run, StreamBirth
-from cutbank.pipeline.scoring.state import Inventory, SnapshotEntry, StateRoom, check_newest_run
-from cutbank.pipeline.spec import PipelineSpec
+from cutbank.pipeline.scoring.state import Inventory, SnapshotEntry, check_newest_run
 from cutbank.records import Batch, Partition, Position
-from cutbank.transports.base import Lease, Start, StreamInfo, Transport
+from cutbank.transports.base import Lease, Start, StreamInfo
 
 ROUNDS_MAX = 8
 """How often an assignment starts over, because a birth was written or a commit moved under it, before it pauses."""
@@ -45,29 +40,7 @@ ROUNDS_MAX = 8
 EMPTY_READS_MAX = 60
 """Reads in a row that bring a replay no further, each as long as wait_s, before that is a passing fault."""
 
-T = TypeVar("T")
-
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the scorers of one process share."""
-
-    transport: Transport
-    state: StateRoom
-    spec: PipelineSpec
-    spec_hash: str
-    config: ScorerConfig
-    detectors: DetectorSource
-    clock: Clock
-    metrics: Metrics
-    threads: Executor
-    rooms: Rooms
-
-    async def in_thread(self, call: Callable[[], T]) -> T:
-        """Run CPU-bound work off the event loop. If cancelled, the work still ends, unseen."""
-        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +63,9 @@ class _StartOver(Exception):
 class Assignment:
     """One lease's way to a live model."""
 
-    def __init__(self, scene: Scene, shelf: ModelShelf, lease: Lease, stop: asyncio.Event) -> None:
+    def __init__(self, scene: Scene, shelf: ModelShelf, lease: Lease, stop: asyncio.Event, *, lag: LagGauges) -> None:
         self._scene = scene
+        self._lag = lag
         self._shelf = shelf
         self._lease = lease
         self._partition = lease.partition
@@ -130,6 +104,10 @@ class Assignment:
         scene, lease = self._scene, self._lease
         # The fence comes first: what is read before it, an earlier owner may still change.
         committed = await lease.fence()
+        if committed is not None:
+            # Nothing is read from there yet; but from now on the lag is told, whatever comes in between.
+            lease.seek(committed)
+            self._lag.taken_up()
         info = await scene.transport.describe(self._partition.stream)
         inventory = await scene.state.inventory(self._partition)
         await self._check_stream(info, committed, inventory)
@@ -146,6 +124,7 @@ class Assignment:
         if committed is None or committed < position:
             await lease.commit(position)
         lease.seek(position)
+        self._lag.taken_up()
         if not _begins_after(info, self._partition, position):
             await self._forget_futures(inventory, model.run.number, committed)
         # Else whoever set that position may set it back: what lies beyond is all that is left of the model.
@@ -338,6 +317,7 @@ class Assignment:
         scene, first = self._scene, model.next
         self._log.info("replaying", run=model.run.number, start=first, end=position)
         self._lease.seek(first)
+        self._lag.learning(first, position)
         try:
             batch = await self._read_on(first, position)
             while batch is not None:
@@ -369,6 +349,8 @@ class Assignment:
             records_max, bytes_max = self._scene.rooms.room()
             batch = await self._lease.receive(records_max=records_max, bytes_max=bytes_max, wait_s=wait_s)
             if batch.end > reached:
+                self._lag.learning(batch.end, position)
+                self._lag.seen(batch.before(position))
                 return batch
         raise StreamUnavailable(f"{self._partition}: the log does not reach {position} yet")
 

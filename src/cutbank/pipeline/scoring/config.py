@@ -32,7 +32,7 @@ class ScorerConfig(Settings):
     """About the most memory for the batches of all partitions together, bytes, 1 MiB and up: with many partitions each
     one's are smaller, down to 64 records."""
     wait_s: float = Field(default=0.5, gt=0.0, le=10.0)
-    """Seconds that a read waits for the first record; the lag gauges move at least this often."""
+    """Seconds that a read waits for the first record."""
     threads: int = Field(default=2, ge=1, le=64)
     """Threads that decode and score. A partition uses one at a time."""
     models_kept_max: int = Field(default=8, ge=0, le=1024)

@@ -17,11 +17,11 @@ from cutbank.errors import StreamMissing, UsageError
 from cutbank.metrics import Metrics
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.partitions import PartitionRunner, unless_stopped
-from cutbank.pipeline.scoring.assignment import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.gauges import ROLE
 from cutbank.pipeline.scoring.model import DetectorSource, registered
 from cutbank.pipeline.scoring.room import Rooms
+from cutbank.pipeline.scoring.scene import Scene
 from cutbank.pipeline.scoring.state import StateRoom
 from cutbank.pipeline.scoring.worker import ScorerWorker
 from cutbank.pipeline.spec import PipelineSpec
@@ -84,7 +84,14 @@ async def run_scorer(
         worker = ScorerWorker(scene, rng=rng)
         consumer = transport.consumer(group_name(spec), [spec.source])
         runner = PartitionRunner(
-            consumer, worker.work, role=ROLE, clock=clock, metrics=metrics, rng=rng, on_released=worker.released
+            consumer,
+            worker.work,
+            role=ROLE,
+            clock=clock,
+            metrics=metrics,
+            rng=rng,
+            while_parked=worker.parked,
+            on_released=worker.released,
         )
         on_ready()
         await runner.run(stop)

@@ -5,8 +5,8 @@ committed position then tells: the step's end (done), its start (again), anythin
 """
 
 from cutbank.errors import Fenced, MessageTooLarge, OutcomeUnknown, PartitionStopped, StreamUnavailable
-from cutbank.pipeline.scoring.assignment import Scene
 from cutbank.pipeline.scoring.model import PartitionModel, Scored
+from cutbank.pipeline.scoring.scene import Scene
 from cutbank.pipeline.scoring.state import check_newest_run
 from cutbank.records import Position
 from cutbank.transports.base import Lease

@@ -11,7 +11,6 @@ backlog's lines and those of the step under way.
 
 import asyncio
 import random
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,11 +23,12 @@ from cutbank.errors import (
     PositionLost,
 )
 from cutbank.pipeline.partitions import pause
-from cutbank.pipeline.scoring.assignment import Assignment, Ready, Scene
+from cutbank.pipeline.scoring.assignment import Assignment, Ready
 from cutbank.pipeline.scoring.backlog import Backlog
-from cutbank.pipeline.scoring.gauges import LagGauges
+from cutbank.pipeline.scoring.gauges import LagGauges, gauging
 from cutbank.pipeline.scoring.keeper import SnapshotKeeper
 from cutbank.pipeline.scoring.model import PartitionModel, Scored
+from cutbank.pipeline.scoring.scene import Scene
 from cutbank.pipeline.scoring.shelf import ModelShelf
 from cutbank.pipeline.scoring.snapshots import SNAPSHOT_BYTES_MAX, snapshot_bytes
 from cutbank.pipeline.scoring.step import Step
@@ -38,9 +38,6 @@ from cutbank.transports.base import Lease
 
 PUBLISH = RetryPolicy(attempts_max=8, delay_s_first=0.05, delay_s_max=2.0)
 """Attempts at publishing one batch, each settled by a fence; then the partition is taken up again from the start."""
-
-LAG_S = 1.0
-"""Seconds between two looks at the lag."""
 
 READ_AHEAD_RECORDS = 256
 """A batch of so many records takes longer to score than to fetch the next one: that is received meanwhile. One of fewer
@@ -55,6 +52,8 @@ class ScorerWorker:
     def __init__(self, scene: Scene, *, rng: random.Random) -> None:
         self._scene = scene
         self._rng = rng
+        self._lags: dict[Partition, tuple[Lease, LagGauges]] = {}
+        """Bounded by the leases that this process holds."""
         self._shelf = ModelShelf(
             scene.config.models_kept_max,
             bytes_max=scene.config.models_bytes_max,
@@ -68,18 +67,33 @@ class ScorerWorker:
         Raises Fenced when given up, PartitionStopped when it must stop loudly, StreamUnavailable, OutcomeUnknown and
         StoreUnavailable to be started again.
         """
-        async with self._shelf.room(lease.partition, stop=stop):
+        lag = self._lag_of(lease)
+        gauged = gauging(lag, lease, clock=self._scene.clock)
+        async with gauged as tasks, self._shelf.room(lease.partition, stop=stop):
             with self._scene.rooms.partition():
-                await self._work(lease, stop)
+                await self._work(lease, stop, lag, tasks)
 
-    async def _work(self, lease: Lease, stop: asyncio.Event) -> None:
+    async def parked(self, lease: Lease) -> None:
+        """Tell how far a partition falls behind that `work` has stopped loudly; until cancelled."""
+        async with gauging(self._lag_of(lease), lease, clock=self._scene.clock) as tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    def _lag_of(self, lease: Lease) -> LagGauges:
+        """The gauges of this lease: they outlast a passing fault, and are begun anew with another lease."""
+        known, lag = self._lags.get(lease.partition, (None, None))
+        if lag is None or known is not lease:
+            lag = LagGauges(lease.partition, clock=self._scene.clock, metrics=self._scene.metrics)
+            self._lags[lease.partition] = (lease, lag)
+        return lag
+
+    async def _work(self, lease: Lease, stop: asyncio.Event, lag: LagGauges, tasks: "set[asyncio.Task[None]]") -> None:
         anew = 0
         while not stop.is_set():
-            assignment = Assignment(self._scene, self._shelf, lease, stop)
+            assignment = Assignment(self._scene, self._shelf, lease, stop, lag=lag)
             ready = await assignment.take_up()
             if ready is None:
                 return
-            live = _Live(self._scene, lease, ready, stop, rng=self._rng)
+            live = _Live(self._scene, lease, ready, stop, lag=lag, gauging=tasks, rng=self._rng)
             try:
                 await live.run()
             except PositionLost as error:
@@ -95,6 +109,7 @@ class ScorerWorker:
 
     def released(self, partition: Partition) -> None:
         """Its gauges are another process's from now on."""
+        self._lags.pop(partition, None)
         LagGauges(partition, clock=self._scene.clock, metrics=self._scene.metrics).clear()
         self._scene.metrics.set("cutbank_snapshot_age_seconds", 0.0, partition=str(partition))
 
@@ -102,7 +117,17 @@ class ScorerWorker:
 class _Live:
     """A partition that is live: one model, one lease, one task."""
 
-    def __init__(self, scene: Scene, lease: Lease, ready: Ready, stop: asyncio.Event, *, rng: random.Random) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        lease: Lease,
+        ready: Ready,
+        stop: asyncio.Event,
+        *,
+        lag: LagGauges,
+        gauging: "set[asyncio.Task[None]]",
+        rng: random.Random,
+    ) -> None:
         self.model: PartitionModel = ready.model
         self._scene = scene
         self._lease = lease
@@ -122,8 +147,9 @@ class _Live:
         """A snapshot is due: nothing is scored until what was scored is published."""
         self._backlog = Backlog(scene.rooms.room)
         self._publishing: asyncio.Task[None] | None = None
-        self._helpers: set[asyncio.Task[None]] = set()
-        self._lag = LagGauges(lease.partition, clock=scene.clock, metrics=scene.metrics)
+        self._gauging = gauging
+        """Keep the lag's gauges true; they end by a bug only."""
+        self._lag = lag
         self._keeper = SnapshotKeeper(
             scene.state,
             partition=lease.partition,
@@ -144,16 +170,10 @@ class _Live:
     async def run(self) -> None:
         """Until stopped: everything received and scored is published then, and a snapshot taken."""
         log.info("live", partition=str(self._lease.partition), run=self.model.run.number, next=self.model.next)
-        lag = f"lag {self._lease.partition}"
-        self._helpers = {asyncio.create_task(call, name=lag) for call in (self._keep_asking(), self._keep_telling())}
         try:
             await self._steps()
             await self._last_snapshot()
         finally:
-            for helper in self._helpers:
-                helper.cancel()
-                helper.add_done_callback(_look_at)
-            await asyncio.wait(self._helpers)
             await self._keeper.abandon()
 
     async def _steps(self) -> None:
@@ -168,7 +188,7 @@ class _Live:
                     return
                 if not self._stop.is_set():
                     under_way.add(stopping)
-                await asyncio.wait(under_way | self._helpers, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(under_way | self._gauging, return_when=asyncio.FIRST_COMPLETED)
                 self._finish()
         finally:
             stopping.cancel()
@@ -199,9 +219,9 @@ class _Live:
 
     def _finish(self) -> None:
         """Take what has ended, in the order of the records. Raises what they raised."""
-        for helper in self._helpers:
-            if helper.done():
-                helper.result()
+        for task in self._gauging:
+            if task.done():
+                task.result()
         if (publishing := self._publishing) is not None and publishing.done():
             self._publishing = None
             publishing.result()
@@ -286,20 +306,6 @@ class _Live:
         now_ms = self._scene.clock.now_ms()
         for arrival_ms in scored.anomaly_arrivals_ms:
             metrics.observe("cutbank_arrival_to_published_seconds", max((now_ms - arrival_ms) / 1000.0, 0.0))
-
-    async def _keep_asking(self) -> None:
-        """Ask the log now and then how much is unread, beside the steps, which wait for no such answer."""
-        while True:
-            with suppress(CutbankError):  # whoever reads and writes meets it too
-                self._lag.unread(await self._lease.lag())
-                self._lag.tell()
-            await self._scene.clock.sleep(LAG_S)
-
-    async def _keep_telling(self) -> None:
-        """Let the gauges grow with time, also while everything else hangs."""
-        while True:
-            await self._scene.clock.sleep(LAG_S)
-            self._lag.tell()
 
     async def _snapshot_if_due(self) -> None:
         """Between two batches, when everything scored is committed: until it is, nothing more is scored."""
