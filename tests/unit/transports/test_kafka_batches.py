@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cutbank.errors import LogDamaged, PositionLost
 from cutbank.records import Partition, Position
 from cutbank.transports.kafka.batches import CODECS, SEQUENCE_MAX, Columns, Contents, build, cut, next_sequence
-from cutbank.transports.kafka.reading import Fetched, Shelf
+from cutbank.transports.kafka.reading import Shelf
 
 PARTITION = Partition("s", "0")
 RECORDS = [(b"k", b"one"), (None, b""), (b"", b"\x00\xff" * 500)]
@@ -110,10 +110,8 @@ def test_a_format_without_positions_is_refused() -> None:
         Contents(PARTITION, bytes(old), start=0, aborted=None)
 
 
-def shelf(body: bytes, *, start: int, aborted: list[tuple[int, int]] | None = None, end: int = 0) -> Shelf:
-    return Shelf(
-        PARTITION, Fetched(Contents(PARTITION, body, start=start, aborted=aborted), end), start=Position(start)
-    )
+def shelf(body: bytes, *, start: int, aborted: list[tuple[int, int]] | None = None) -> Shelf:
+    return Shelf(PARTITION, Contents(PARTITION, body, start=start, aborted=aborted), start=Position(start))
 
 
 def test_what_was_fetched_stays_packed_until_it_is_wanted() -> None:

@@ -18,6 +18,7 @@ from cutbank.records import Batch, Partition, Position
 from cutbank.transports.base import Output
 from cutbank.transports.kafka import reading, transaction
 from cutbank.transports.kafka.assignment import Place
+from cutbank.transports.kafka.batches import Contents
 from cutbank.transports.kafka.cluster import Cluster
 from cutbank.transports.kafka.reading import Shelf
 from cutbank.transports.kafka.routing import Router
@@ -74,7 +75,7 @@ class KafkaLease:
         """The topic as it was at the first fence; empty where the broker knows no ids."""
         self._position: Position | None = None
         self._shelf: Shelf | None = None
-        self._fetching: tuple[Position, asyncio.Task[reading.Fetched]] | None = None
+        self._fetching: tuple[Position, asyncio.Task[Contents]] | None = None
         self._writing: asyncio.Task[Any] | None = None
         self._failing: dict[str, tuple[float, float]] = {}
         """What failed last: since when its tries have had no answer, and when the newest of them ended."""
@@ -257,7 +258,7 @@ class KafkaLease:
         self._shelf = shelf = Shelf(self._partition, await task, start=position)
         return shelf
 
-    async def _fetch(self, position: Position, wait_ms: int) -> reading.Fetched:
+    async def _fetch(self, position: Position, wait_ms: int) -> Contents:
         cluster = self._cluster
         number = await cluster.number(self._partition)
         return await self._noted(
@@ -283,11 +284,13 @@ class KafkaLease:
     async def lag(self) -> int:
         """Records between the reading position and the end; exact where they are fetched already, else by positions."""
         number = await self._cluster.number(self._partition)
-        oldest, end = await reading.bounds(self._cluster, self._partition, number)
+        end = await reading.offset_at(self._cluster, self._partition, number, reading.LATEST)
+        if self._position is None:
+            return max(0, end - await reading.offset_at(self._cluster, self._partition, number, reading.EARLIEST))
         shelf = self._shelf
         if shelf is not None and shelf.position == self._position:
             return shelf.records + max(0, end - shelf.next_fetch)
-        return max(0, end - (oldest if self._position is None else self._position))
+        return max(0, end - self._position)
 
     async def commit(self, next_position: Position) -> None:
         """Store the first position not yet processed."""

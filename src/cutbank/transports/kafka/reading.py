@@ -5,7 +5,6 @@ fetch and bound is asked for with read_committed, so the "end" is the last stabl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -23,30 +22,20 @@ LATEST = -1
 EARLIEST = -2
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What one fetch brought, and the partition's end at that moment."""
-
-    contents: Contents
-    end: int
-
-
 class Shelf:
-    """What one fetch brought and nobody has taken yet. Bounded by the fetch's limit.
+    """What one fetch brought and nobody has taken yet.
 
-    It lies there as the log has it, packed; what is taken apart is what the next batch needs, and the rest of one batch
-    of the log.
+    It lies there as the log has it, packed: bounded by the fetch's limit. What is taken apart is what the next batch
+    needs, and the rest of one batch of the log, which may unpack to a hundred times its size.
     """
 
-    def __init__(self, partition: Partition, fetched: Fetched, *, start: Position) -> None:
+    def __init__(self, partition: Partition, contents: Contents, *, start: Position) -> None:
         self._partition = partition
-        self._contents = fetched.contents
+        self._contents = contents
         self._columns = Columns([], [], [], [])
         self._next = 0
         self.position = start
         """Where `take` goes on."""
-        self.end = fetched.end
-        """The partition's end when this was fetched."""
 
     @property
     def records(self) -> int:
@@ -108,11 +97,6 @@ class Shelf:
                 return
 
 
-def empty(partition: Partition, position: Position) -> Batch:
-    """No records, at `position`."""
-    return Batch(partition, position, position, [], [], [], [])
-
-
 def _only(answer: Any) -> Any:
     """The one partition of an answer."""
     ((_, (part,), *_),) = answer.topics
@@ -134,7 +118,7 @@ async def fetch(
     patience: Patience,
     line: str = PLAIN,
     topic_id: str = "",
-) -> Fetched:
+) -> Contents:
     """One fetch; with a `topic_id` from that topic only, as far as the broker can tell topics by their ids.
 
     Raises PositionLost, AnotherStream (the name is another topic's now), StreamMissing, StreamUnavailable, LogDamaged.
@@ -154,14 +138,13 @@ async def fetch(
         await _out_of_range(cluster, partition, number, start)
     if code:
         raise_for(code, str(partition), stream=partition.stream, needs="Read")
-    _, _, highwater, stable, _, transactions, _, records, *_ = _only(answer)
+    _, _, _, _, _, transactions, _, records, *_ = _only(answer)
     body = records or b""
-    end = stable if stable >= 0 else highwater
     aborted = [(producer_id, first) for producer_id, first, *_ in transactions or ()]
     contents = Contents(partition, body, start=start, aborted=aborted)
     if body and not contents.whole:
         raise LogDamaged(f"{partition}: the broker gives half a batch at position {start}")
-    return Fetched(contents, end)
+    return contents
 
 
 async def _check_same(cluster: Cluster, partition: Partition, topic_id: str) -> None:
