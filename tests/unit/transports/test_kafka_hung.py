@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from brokers.ports import free_ports
 from cutbank.clock import SystemClock
-from cutbank.errors import CutbankError, PositionLost, StreamUnavailable, UsageError
-from cutbank.records import Partition
+from cutbank.errors import CutbankError, Fenced, PositionLost, StreamUnavailable, UsageError
+from cutbank.records import Partition, Position
 from cutbank.runtime.metrics import PrometheusMetrics
 from cutbank.testing.clock import ManualClock
 from cutbank.transports.base import tell_nobody
@@ -95,7 +95,8 @@ class Reading:
     held = 1
 
     async def confirm(self, *, always: bool) -> None:
-        """Whether it is asked does not matter here."""
+        """Takes so long that the consumer has left by then."""
+        self.lease.end("left")
 
     async def read(self, *, took_s: float, error: CutbankError) -> None:
         """A read that fails after so long."""
@@ -131,6 +132,14 @@ async def test_what_nobody_tries_any_more_is_nobodys_trouble() -> None:
     assert reading.lease.failing is not None
     await reading.clock.advance(2.0)
     assert reading.lease.failing is None
+
+
+async def test_a_lease_that_ends_while_the_group_is_asked_begins_no_fetch() -> None:
+    reading = Reading()
+    reading.lease.seek(Position(0))
+    with pytest.raises(Fenced):
+        await reading.lease.receive(records_max=1, bytes_max=1, wait_s=1.0)
+    assert reading.lease._fetching is None
 
 
 async def test_a_restart_that_fails_is_tried_again_at_the_next_look_and_said_once(closed: str) -> None:
