@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from cutbank.errors import PartitionStopped, StateLost, StoreUnavailable
-from cutbank.pipeline.scoring import run_scorer, worker
+from cutbank.pipeline.scoring import ScorerConfig, run_scorer, worker
 from cutbank.pipeline.scoring.keeper import PUT, SnapshotKeeper
 from cutbank.pipeline.scoring.scorer import START
 from cutbank.pipeline.scoring.snapshots import RUN_MAX, Birth, Run
 from cutbank.pipeline.scoring.state import StateRoom
 from cutbank.records import Position
 from cutbank.testing import ManualClock
+from cutbank.transports.kafka.settings import KafkaSettings
+from cutbank.transports.local.settings import LocalSettings
 from scoring_stage import DETECTORS, P0, QUICK, Recorder, Stage, TappedStore, trades
 
 
@@ -130,3 +132,8 @@ async def test_run_numbers_end_loudly(tmp_path: Path) -> None:
         await stage.expire_all()
         with pytest.raises(StateLost, match=f"run numbers end at {RUN_MAX}"):
             await stage.score_all()
+
+
+def test_the_last_snapshot_leaves_time_to_publish_before_a_partition_is_taken_away() -> None:
+    hand_over_s = min(KafkaSettings().hand_over_ms, LocalSettings().hand_over_ms) / 1000
+    assert ScorerConfig().snapshot_stop_s <= hand_over_s - 4.0

@@ -22,8 +22,9 @@ class ScorerConfig(Settings):
     oldest record retained."""
     snapshot_s: float = Field(default=60.0, gt=0.0, le=3600.0)
     """Seconds between snapshots of a partition; a restart replays at most about as much."""
-    snapshot_stop_s: float = Field(default=10.0, gt=0.0, le=300.0)
-    """Seconds that the last snapshot may take when a partition is handed over or the process stops."""
+    snapshot_stop_s: float = Field(default=6.0, gt=0.0, le=300.0)
+    """Seconds that the last snapshot may take when a partition is handed over or the process stops; less than the
+    transport's hand_over_ms, since what is scored is published before."""
     batch_records_max: int = Field(default=4096, ge=1, le=65536)
     """Most records scored at once, and most lines published at once."""
     batch_bytes_max: int = Field(default=4 << 20, ge=1024, le=64 << 20)
