@@ -17,10 +17,10 @@ import orjson
 from cutbank.clock import Clock, SystemClock
 from cutbank.objects import open_store
 from cutbank.objects.base import ObjectStore
-from cutbank.pipeline.scoring.scene import Scene
 from cutbank.pipeline.scoring.config import ScorerConfig
 from cutbank.pipeline.scoring.model import DetectorSource, PartitionModel
 from cutbank.pipeline.scoring.room import Rooms
+from cutbank.pipeline.scoring.scene import Scene
 from cutbank.pipeline.scoring.scorer import group_name
 from cutbank.pipeline.scoring.snapshots import Birth, Run
 from cutbank.pipeline.scoring.state import StateRoom
