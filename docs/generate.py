@@ -38,6 +38,7 @@ def pages() -> dict[str, str]:
         ),
         "limits.md": made_by("limits"),
         "reliability.md": made_by("reliability", made_by("reliability_kafka")),
+        "kafka-figures.md": made_by("kafka_figures"),
     }
 
 
