@@ -512,7 +512,7 @@ async def test_gauges_show_the_lag_and_histograms_the_steps(tmp_path: Path) -> N
         assert stage.metrics.gauges["cutbank_snapshot_age_seconds"] >= 0
         steps = stage.metrics.counters["cutbank_score_seconds"]
         assert steps == 3
-        assert stage.metrics.counters["cutbank_publish_seconds"] == steps
+        assert 1 <= stage.metrics.counters["cutbank_publish_seconds"] <= steps  # what waits is published in one step
         anomalies = len(await stage.lines("anomalies"))
         assert stage.metrics.counters["cutbank_arrival_to_published_seconds"] == anomalies > 0
 
