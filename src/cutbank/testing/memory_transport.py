@@ -20,6 +20,7 @@ from cutbank.testing.memory_broker import Broker
 from cutbank.testing.memory_groups import Place, View
 from cutbank.testing.memory_lease import MemoryLease, first_of
 from cutbank.transports.base import Assigned, GroupEvent, Lost, Revoked, Start, StreamConfig, StreamInfo
+from cutbank.transports.events import Events
 from cutbank.transports.local.streams import missing
 
 
@@ -136,7 +137,7 @@ class MemoryConsumer:
 
     def events(self) -> AsyncIterator[GroupEvent]:
         """Assignments as they come, for one reader; stopping early leaves the consumer as it is."""
-        return _Events(self)
+        return Events(self.next_event)
 
     async def next_event(self) -> GroupEvent | None:
         """The next event; None after the consumer has left. For one reader."""
@@ -246,19 +247,3 @@ class MemoryConsumer:
         lease.end(why)
         if not lease.released:
             self._emit(Lost(lease))
-
-
-class _Events:
-    """The iterator over a consumer's events."""
-
-    def __init__(self, consumer: MemoryConsumer) -> None:
-        self._consumer = consumer
-
-    def __aiter__(self) -> "_Events":
-        return self
-
-    async def __anext__(self) -> GroupEvent:
-        event = await self._consumer.next_event()
-        if event is None:
-            raise StopAsyncIteration
-        return event

@@ -18,6 +18,7 @@ from cutbank.errors import Fenced, StreamUnavailable
 from cutbank.metrics import Metrics
 from cutbank.records import Partition
 from cutbank.transports.base import Assigned, GroupEvent, Lost, Revoked, Tell, tell_nobody
+from cutbank.transports.events import Events
 from cutbank.transports.kafka import admin, brokers
 from cutbank.transports.kafka.assignment import Claim, Place
 from cutbank.transports.kafka.cluster import Cluster, quietly
@@ -132,7 +133,7 @@ class KafkaConsumer:
 
     def events(self) -> AsyncIterator[GroupEvent]:
         """Assignments as they come, for one reader."""
-        return _Events(self)
+        return Events(self.next_event)
 
     async def next_event(self) -> GroupEvent | None:
         """The next event; None after the consumer has left. For one reader."""
@@ -350,19 +351,3 @@ class KafkaConsumer:
         del self._leases[lease.place]
         self._rejoin |= lease.revoked_s is not None
         self._kicked.set()
-
-
-class _Events:
-    """The iterator over a consumer's events; stopping early leaves the consumer as it is."""
-
-    def __init__(self, consumer: KafkaConsumer) -> None:
-        self._consumer = consumer
-
-    def __aiter__(self) -> "_Events":
-        return self
-
-    async def __anext__(self) -> GroupEvent:
-        event = await self._consumer.next_event()
-        if event is None:
-            raise StopAsyncIteration
-        return event

@@ -5,13 +5,14 @@
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import parse_qsl, unquote
+from typing import Literal, Self
+from urllib.parse import unquote
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from cutbank.errors import UsageError
-from cutbank.settings import Settings, one_line
+from cutbank.settings import Settings
+from cutbank.transports.parameters import settings_of
 
 SCHEME = "kafka"
 
@@ -177,19 +178,4 @@ def parse_url(url: str) -> tuple[tuple[str, ...], KafkaSettings]:
         # Not repeated: what stands before the @ may be a secret.
         raise UsageError("transport URL kafka://…@…: no credentials in it; name username and password_file behind a ?")
     servers = _servers(url, hosts)
-    given: dict[str, Any] = {}
-    try:
-        parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError:
-        raise UsageError(f"transport URL {url!r}: {query!r} is not name=value&name=value") from None
-    for name, value in parameters:
-        if name in given:
-            raise UsageError(f"transport URL {url!r}: parameter {name} is there twice")
-        if name not in KafkaSettings.model_fields:
-            known = ", ".join(KafkaSettings.model_fields)
-            raise UsageError(f"transport URL {url!r}: unknown parameter {name!r}; known are {known}")
-        given[name] = value
-    try:
-        return servers, KafkaSettings.model_validate(given)
-    except ValidationError as error:
-        raise UsageError(f"transport URL {url!r}: {one_line(error)}") from None
+    return servers, settings_of(url, query, KafkaSettings)

@@ -20,6 +20,7 @@ import structlog
 from cutbank.errors import CutbankError, OutcomeUnknown, StreamUnavailable
 from cutbank.metrics import Metrics
 from cutbank.transports.base import Assigned, GroupEvent, Lost, Revoked
+from cutbank.transports.events import Events
 from cutbank.transports.local import groups
 from cutbank.transports.local.engine import Engine
 from cutbank.transports.local.lease import LocalLease
@@ -96,7 +97,7 @@ class LocalConsumer:
 
     def events(self) -> AsyncIterator[GroupEvent]:
         """Assignments as they come, for one reader."""
-        return _Events(self)
+        return Events(self.next_event)
 
     async def next_event(self) -> GroupEvent | None:
         """The next event; None after the consumer has left. For one reader."""
@@ -252,19 +253,3 @@ class LocalConsumer:
         if self._leases.get(lease.row_id) is lease:
             del self._leases[lease.row_id]
         self._kicked.set()
-
-
-class _Events:
-    """The iterator over a consumer's events; stopping early leaves the consumer as it is."""
-
-    def __init__(self, consumer: LocalConsumer) -> None:
-        self._consumer = consumer
-
-    def __aiter__(self) -> "_Events":
-        return self
-
-    async def __anext__(self) -> GroupEvent:
-        event = await self._consumer.next_event()
-        if event is None:
-            raise StopAsyncIteration
-        return event

@@ -5,13 +5,14 @@ as in `local://data/log.db?durability=process-crash&heartbeat_ms=250`. Paths may
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import parse_qsl, unquote
+from typing import Literal, Self
+from urllib.parse import unquote
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from cutbank.errors import UsageError
-from cutbank.settings import Settings, one_line
+from cutbank.settings import Settings
+from cutbank.transports.parameters import settings_of
 
 SCHEME = "local"
 
@@ -57,19 +58,4 @@ def parse_url(url: str) -> tuple[Path, LocalSettings]:
     path = unquote(path_text)
     if not path or path.endswith("/") or "\0" in path:
         raise UsageError(f"transport URL {url!r}: no file is named; write for example local://data/log.db")
-    given: dict[str, Any] = {}
-    try:
-        parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError:
-        raise UsageError(f"transport URL {url!r}: {query!r} is not name=value&name=value") from None
-    for name, value in parameters:
-        if name in given:
-            raise UsageError(f"transport URL {url!r}: parameter {name} is there twice")
-        if name not in LocalSettings.model_fields:
-            known = ", ".join(LocalSettings.model_fields)
-            raise UsageError(f"transport URL {url!r}: unknown parameter {name!r}; known are {known}")
-        given[name] = value
-    try:
-        return Path(path), LocalSettings.model_validate(given)
-    except ValidationError as error:
-        raise UsageError(f"transport URL {url!r}: {one_line(error)}") from None
+    return Path(path), settings_of(url, query, LocalSettings)
