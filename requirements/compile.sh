@@ -12,6 +12,6 @@ compile() {
     --no-emit-index-url --no-emit-find-links --no-header --no-annotate "$@" --output-file "$name.lock" "$name.in"
 }
 compile dev "$@"
-for name in build demo producer scorer sink; do
+for name in build demo producer scorer sink servers; do
   compile "$name" --constraint dev.lock
 done
