@@ -55,36 +55,43 @@ async def run_sink(
     rng: random.Random,
     ready: Callable[[str, bool, str], None] = _nobody,
 ) -> None:
-    """Sink every partition that the group gives this process, until `stop` is set.
+    """Sink every partition of its streams that the group gives this process, until `stop` is set.
 
     `ready(part, ok, why)` is told of `store` and `transport`. Raises StoreRefused, UsageError, StreamUnavailable.
     """
     patience = Patience(clock=clock, rng=rng, metrics=metrics, stop=stop)
     ready("store", False, "not probed yet")
-    ready("transport", False, f"waiting for stream {config.stream}")
+    ready("transport", False, f"waiting for streams: {', '.join(config.streams)}")
     try:
         await unless(patience.store(store.probe, operation="probe"), stop)
         ready("store", True, "")
-        await unless(_stream(transport, config, clock=clock, rng=rng), stop)
+        await unless(_streams(transport, config, clock=clock, rng=rng), stop)
         ready("transport", True, "")
     except Interrupted:
         return
     sink = Sink(transport, store, config, clock=clock, metrics=metrics, rng=rng)
-    consumer = transport.consumer(config.group, [config.stream])
+    consumer = transport.consumer(config.group, config.streams)
     await PartitionRunner(consumer, sink.work, role="sink", clock=clock, metrics=metrics, rng=rng).run(stop)
 
 
-async def _stream(transport: Transport, config: SinkConfig, *, clock: Clock, rng: random.Random) -> None:
-    """Wait until the stream is there: whoever publishes to it makes it, with as many partitions as it should have."""
+async def _streams(transport: Transport, config: SinkConfig, *, clock: Clock, rng: random.Random) -> None:
+    """Wait until all streams are there: whoever publishes to one makes it, with as many partitions as it should have."""
     until_s = clock.monotonic_s() + config.stream_wait_s
+    for stream in config.streams:
+        await _stream(transport, stream, config, until_s=until_s, clock=clock, rng=rng)
+
+
+async def _stream(
+    transport: Transport, stream: str, config: SinkConfig, *, until_s: float, clock: Clock, rng: random.Random
+) -> None:
     while True:
         try:
-            await retrying(lambda: transport.describe(config.stream), policy=STREAM_LOOK, clock=clock, rng=rng)
+            await retrying(lambda: transport.describe(stream), policy=STREAM_LOOK, clock=clock, rng=rng)
         except StreamMissing:
             if clock.monotonic_s() >= until_s:
                 raise UsageError(
-                    f"stream {config.stream!r} did not appear within {config.stream_wait_s:g} s: start the scorer, "
-                    f"or make it with: cutbank streams create {config.stream}"
+                    f"stream {stream!r} did not appear within {config.stream_wait_s:g} s: start the scorer, "
+                    f"or make it with: cutbank streams create {stream}"
                 ) from None
             await clock.sleep(STREAM_LOOK_S)
         else:

@@ -1,6 +1,8 @@
 """What a sink is told, and what all partitions of one sink share. Values and handles; no behaviour."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from cutbank.errors import UsageError
 from cutbank.pipeline.sinking.claims import Layout
@@ -13,7 +15,7 @@ STRETCH_BYTES_MAX = 128 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkConfig:
-    """A sink's settings. All but `pipeline` and `stream` may change at any restart."""
+    """A sink's settings. All but `pipeline` may change at any restart; each stream that is sunk has its own chains."""
 
     pipeline: str
     """Part of every claim's key and of the group's name."""
@@ -23,6 +25,8 @@ class SinkConfig:
     """Where a chain begins, resolved once, at its birth: the oldest record retained by default."""
     layout: Layout = field(default_factory=Layout)
     """How new claims lay out their objects."""
+    beside: Mapping[str, Layout] = field(default_factory=dict)
+    """Streams that are sunk beside it by the same process and group, such as the errors, each in its own layout."""
     stretch_bytes_max: int = 16 << 20
     """Most bytes of a claim's lines as newline-delimited JSON, 1 to 128 MiB; only a single larger record makes more."""
     stretch_records_max: int = 500_000
@@ -52,7 +56,20 @@ class SinkConfig:
         for name, value, least, most in bounds:
             if not least <= value <= most:
                 raise UsageError(f"{name}: {value} is not in {least} to {most}")
-        layout_check(self.layout)
+        if self.stream in self.beside:
+            raise UsageError(f"stream {self.stream!r} is sunk twice: two streams need two names")
+        for layout in (self.layout, *self.beside.values()):
+            layout_check(layout)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Every stream that is sunk."""
+        return (self.stream, *self.beside)
+
+    def of(self, stream: str) -> Self:
+        """What holds for one of the streams: the same settings with its layout, and no other stream beside it."""
+        layout = self.layout if stream == self.stream else self.beside[stream]
+        return replace(self, stream=stream, layout=layout, beside={})
 
     @property
     def group(self) -> str:

@@ -69,8 +69,9 @@ class Sink:
 
     async def work(self, lease: Lease, stop: asyncio.Event) -> None:
         """Sink one partition until `stop`. Raises PartitionStopped, Fenced, StoreRefused, passing faults of the log."""
-        chain_id = ChainId(self._config.pipeline, lease.partition.stream, lease.partition.id)
-        names_check(chain_id, self._config.layout)
+        config = self._config.of(lease.partition.stream)
+        chain_id = ChainId(config.pipeline, config.stream, lease.partition.id)
+        names_check(chain_id, config.layout)
         patience = Patience(clock=self._clock, rng=self._rng, metrics=self._metrics, stop=stop)
         chain = Chain(self._store, chain_id, patience=patience, metrics=self._metrics)
         reader = Reader(
@@ -78,7 +79,7 @@ class Sink:
             chain=chain_id,
             stop=stop,
             budget=self._budget,
-            spec_hash=self._config.spec_hash,
+            spec_hash=config.spec_hash,
             clock=self._clock,
             metrics=self._metrics,
             rng=self._rng,
@@ -87,13 +88,13 @@ class Sink:
             resumption = Resumption(
                 transport=self._transport,
                 chain=chain,
-                config=self._config,
+                config=config,
                 reader=reader,
                 budget=self._budget,
                 holder=holder,
             )
             gauges = _Gauges(lease, clock=self._clock, metrics=self._metrics)
-            worker = _Worker(chain, resumption, reader, self._config, self._budget, holder, gauges, self._clock, stop)
+            worker = _Worker(chain, resumption, reader, config, self._budget, holder, gauges, self._clock, stop)
             telling = asyncio.create_task(gauges.keep_telling(), name=f"lag {lease.partition}")
             try:
                 await worker.run()
