@@ -29,7 +29,10 @@ def _spec_hash(spec: PipelineSpec) -> str | None:
 
 
 async def run(settings: SinkSettings, runtime: Runtime) -> None:
-    """Sink the spec's destination stream. Raises CutbankErrors; wrong settings, spec or store as UsageError."""
+    """Sink the spec's destination stream and its errors.
+
+    Raises CutbankErrors; wrong settings, spec or store as UsageError.
+    """
     spec = load_spec(settings.spec)
     config = replace(settings.config(spec), spec_hash=_spec_hash(spec))
     clock, metrics = runtime.clock, runtime.metrics
@@ -44,7 +47,11 @@ async def run(settings: SinkSettings, runtime: Runtime) -> None:
         if (transport := await unless_stopped(stack.enter_async_context(opening), runtime.stop)) is None:
             return
         store = await stack.enter_async_context(open_store(settings.store_url, clock=clock, metrics=metrics))
-        log.info("objects go below the root, one a minute in which there is an anomaly", root=settings.store_url)
+        log.info(
+            "objects go below the root, one a minute and partition in which there is a record",
+            root=settings.store_url,
+            streams=list(config.streams),
+        )
         await run_sink(
             transport,
             store,

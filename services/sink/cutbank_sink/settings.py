@@ -1,5 +1,6 @@
 """The sink's settings. Values only; the limits themselves are checked by `SinkConfig`, in one place."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -7,8 +8,8 @@ from pydantic import Field, ValidationError
 from cutbank.errors import UsageError
 from cutbank.pipeline.sinking import Layout, SinkConfig
 from cutbank.pipeline.sinking.claims import OBJECTS_MAX
-from cutbank.pipeline.sinking.lines import OWN_COLUMNS
-from cutbank.pipeline.sinking.prefix import partition_fields
+from cutbank.pipeline.sinking.prefix import ERROR_OUTPUT_TYPE, partition_fields
+from cutbank.pipeline.sinking.schema import ERROR_COLUMNS, Column, anomaly_columns
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.runtime.settings import ServiceSettings
 from cutbank.settings import one_line
@@ -24,8 +25,10 @@ class SinkSettings(ServiceSettings):
     """Root of the objects: file://FOLDER. The claims in it decide what has been sunk: another root begins anew."""
     prefix: str = Field(default="yyyy/MM/dd/HH/", max_length=1024)
     """Folders of an object: a date pattern, or text with !{timestamp:yyyy/MM/dd} and !{partitionKeyFromQuery:FIELD}."""
+    errors_prefix: str = Field(default="errors/!{timestamp:yyyy/MM/dd/HH}/", max_length=1024)
+    """The same for the error stream's objects, with !{firehose:error-output-type} too; empty: errors are not sunk."""
     timezone: str = "UTC"
-    """Time zone of the prefix: an IANA name such as Asia/Tokyo."""
+    """Time zone of the prefixes: an IANA name such as Asia/Tokyo."""
     format: Literal["ndjson", "csv"] = "ndjson"
     """ndjson: a JSON object a line. csv: a header, the spec's columns, ANOMALY_SCORE, ROWTIME, SOURCE, OTHER_FIELDS."""
     compression: Literal["none", "gzip"] = "none"
@@ -59,7 +62,8 @@ class SinkSettings(ServiceSettings):
             pipeline=spec.name,
             stream=spec.destination,
             start=Start(at=self.sink_start, timestamp_ms=self.sink_start_timestamp_ms),
-            layout=self._layout(spec),
+            layout=self._layout(self.prefix, anomaly_columns(spec), self.partition_keys),
+            beside={spec.errors: self._layout(self.errors_prefix, ERROR_COLUMNS)} if self.errors_prefix else {},
             stretch_bytes_max=self.stretch_bytes_max,
             stretch_records_max=self.stretch_records_max,
             held_bytes_max=self.held_bytes_max,
@@ -69,19 +73,21 @@ class SinkSettings(ServiceSettings):
             stream_wait_s=self.stream_wait_s,
         )
 
-    def _layout(self, spec: PipelineSpec) -> Layout:
-        columns = (*(column.name for column in spec.columns), *OWN_COLUMNS)
-        given = (key.strip() for key in self.partition_keys.split(","))
-        keys = tuple(key for key in given if key) or partition_fields(self.prefix)
+    def _layout(self, prefix: str, columns: Sequence[Column], given: str = "") -> Layout:
+        """How a stream of such columns is laid out. Raises UsageError."""
+        if ERROR_OUTPUT_TYPE in prefix and columns is not ERROR_COLUMNS:
+            raise UsageError(f"prefix {prefix!r}: {ERROR_OUTPUT_TYPE} belongs into errors_prefix")
+        names = tuple(column.name for column in columns)
+        keys = tuple(key for each in given.split(",") if (key := each.strip())) or partition_fields(prefix)
         for key in keys:
-            if key not in columns and key.split(".")[0] not in columns:
-                raise UsageError(f"partition key {key!r} is not a column; columns are {', '.join(columns)}")
+            if key not in names and key.split(".")[0] not in names:
+                raise UsageError(f"partition key {key!r} is not a column; columns are {', '.join(names)}")
         layout: dict[str, Any] = {
-            "prefix": self.prefix,
+            "prefix": prefix,
             "zone": self.timezone,
             "format": self.format,
             "compression": self.compression,
-            "columns": columns if self.format == "csv" else (),
+            "columns": names if self.format == "csv" else (),
             "partition_keys": keys,
         }
         if keys:

@@ -172,7 +172,7 @@ async def _lacking(url: str, spec: PipelineSpec, *, emit_all: bool) -> dict[str,
     roles = {
         "produce": Needs(writes=[spec.source], makes=[spec.source]),
         "score": Needs(reads=[spec.source], writes=outputs, makes=outputs, group=f"{spec.name}.scorer"),
-        "sink": Needs(reads=[spec.destination], group=f"{spec.name}.sink"),
+        "sink": Needs(reads=[spec.destination, spec.errors], group=f"{spec.name}.sink"),
     }
     async with _kafka(url) as transport:
         return {service: await transport.lacking(needs) for service, needs in roles.items()}

@@ -1,5 +1,6 @@
 """Prefixes: what is understood of Firehose's expressions, what is refused, zones, values in a path."""
 
+import re
 from urllib.parse import unquote
 
 import pytest
@@ -16,6 +17,7 @@ from cutbank.pipeline.sinking.prefix import (
     Prefix,
     folders,
     layout_check,
+    partition_fields,
     partition_value,
     path_value,
 )
@@ -43,6 +45,10 @@ CHAIN = ChainId("p", "anomalies", "0")
         ("anomalies/", "anomalies/2026/01/03/05/"),
         ("anomalies", "anomalies2026/01/03/05/"),
         ("my/dummy/", "my/dummy/2026/01/03/05/"),
+        ("!{timestamp:D/DDD/MMM/MMMM/E/EEEE/h/hh/K/k/a/ss}/", "3/003/Jan/January/Sat/Saturday/5/05/5/5/AM/00/"),
+        ("!{timestamp:yyyy-MM-dd'T'HH:mm:ss}/", "2026-01-03T05:04:00/"),
+        # What users of Firehose write: shells make the quotes their own, and leave none.
+        ("test_hose/dt=!{timestamp:yyyy'-'MM'-'dd}/h=!{timestamp:HH}/", "test_hose/dt=2026-01-03/h=05/"),
     ],
 )
 def test_a_prefix_becomes_folders(prefix: str, expected: str) -> None:
@@ -60,22 +66,53 @@ def test_a_field_of_the_record_becomes_a_folder() -> None:
     assert folders(no_time, MINUTE_MS, "TSLA") == "s=TSLA/2026/01/03/05/"
 
 
+def test_hours_as_clocks_show_them() -> None:
+    """Java: h 1 to 12, K 0 to 11, k 1 to 24, H 0 to 23."""
+    layout = Layout(prefix="!{timestamp:H h K k a}/")
+    shown = [folders(layout, MINUTE_MS + (hour - 5) * 3_600_000) for hour in (0, 1, 12, 13, 23)]
+    assert shown == ["0 12 0 24 AM/", "1 1 1 1 AM/", "12 12 0 12 PM/", "13 1 1 13 PM/", "23 11 11 23 PM/"]
+
+
+def test_a_random_string_follows_from_the_claims_key() -> None:
+    """So whoever makes the object again gives it the same name, and another claim's objects lie elsewhere."""
+    layout = Layout(prefix="!{firehose:random-string}/!{timestamp:yyyy}/!{firehose:random-string}/")
+    keys = [object_key(CHAIN, layout, start=Position(start), minute_ms=MINUTE_MS, ordinal=0) for start in (7, 7, 8)]
+    assert keys[0] == keys[1] != keys[2]
+    first, year, second, _ = keys[0].split("/")
+    assert year == "2026"
+    assert re.fullmatch("[a-z2-7]{11}", first)
+    assert re.fullmatch("[a-z2-7]{11}", second)
+    assert first != second, "each time it is named it is another one, as Firehose does it"
+    assert len({folders(layout, MINUTE_MS, seed=str(number))[:2] for number in range(1000)}) > 500, "it spreads"
+
+
+def test_an_errors_type_is_the_records_error_name() -> None:
+    prefix = "e/!{firehose:error-output-type}/!{partitionKeyFromQuery:PUMP_NAME}/!{firehose:error-output-type}/"
+    assert partition_fields(prefix) == ("ERROR_NAME", "PUMP_NAME")
+    layout = Layout(prefix=prefix, partition_keys=("ERROR_NAME", "PUMP_NAME"))
+    assert folders(layout, MINUTE_MS, "empty/p") == "e/empty/p/empty/2026/01/03/05/"
+
+
 @pytest.mark.parametrize(
     ("prefix", "why"),
     [
         ("yyyy/MM/dd/hh/", "hh in 'yyyy/MM/dd/hh/'"),
         ("YYYY/MM/dd/", "YYYY in"),
         ("yyyy/MMM/", "MMM in"),
+        ("!{timestamp:YYYY/MM/dd}/", "write yyyy"),
+        ("!{timestamp:yyyy/w}/", "w in"),
+        ("!{timestamp:MMMMM}/", "MMMMM in"),
+        ("!{timestamp:yyyy.SSS}/", "SSS in"),
         ("yyyyy/", "yyyyy in"),
         ("data/yyyy/", "a in 'data/yyyy/'"),
         ("data/yyyy/!{timestamp:MM}/", "outside an expression"),
-        ("!{timestamp:yyyy-MM-dd'T'HH:mm:ss}/", "ss in"),
         ("!{timestamp:}/", "!{timestamp:} is not understood"),
         ("!{timestamp}/", "is not an expression"),
         ("x/!{timestamp:yyyy", "is not an expression"),
-        ("!{firehose:random-string}/", "!{firehose:random-string} is not understood"),
-        ("!{firehose:error-output-type}/", "!{firehose:error-output-type} is not understood"),
-        ("!{partitionKeyFromLambda:x}/", "is not understood"),
+        ("!{firehose:random}/", "!{firehose:random} is not understood"),
+        ("!{firehose:}/", "!{firehose:} is not understood"),
+        ("!{timestamp:yyyy}/!{firehose:random-string}", "must end with a slash"),
+        ("!{partitionKeyFromLambda:x}/", "name a field of the record, !{partitionKeyFromQuery:x}"),
         ("!{partitionKeyFromQuery:}/", "is not understood"),
         ("yyyy'/", "a quote is left open"),
         ("!{timestamp:yyyy}", "must end with a slash"),

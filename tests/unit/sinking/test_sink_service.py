@@ -10,7 +10,8 @@ from cutbank.detectors import algorithm_version
 from cutbank.errors import UsageError
 from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
-from cutbank.pipeline.sinking import SinkConfig, inspect
+from cutbank.pipeline.sinking import Layout, SinkConfig, inspect
+from cutbank.pipeline.sinking.schema import ERROR_COLUMNS
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Message
 from cutbank.runtime.service import Runtime
@@ -23,7 +24,7 @@ from sinking_world import Counted, anomaly, ids
 
 def test_defaults_are_those_of_the_library() -> None:
     spec = PipelineSpec()
-    assert SinkSettings().config(spec) == SinkConfig(pipeline=spec.name, stream=spec.destination)
+    assert SinkSettings(errors_prefix="").config(spec) == SinkConfig(pipeline=spec.name, stream=spec.destination)
 
 
 def test_every_setting_reaches_the_config() -> None:
@@ -37,11 +38,13 @@ def test_every_setting_reaches_the_config() -> None:
         "CUTBANK_SINK_START": "timestamp",
         "CUTBANK_SINK_START_TIMESTAMP_MS": "99",
         "CUTBANK_STREAM_WAIT_S": "5",
+        "CUTBANK_ERRORS_PREFIX": "bad/",
     }
-    spec = PipelineSpec(name="mine", destination="odd-ones")
+    spec = PipelineSpec(name="mine", destination="odd-ones", errors="bad-ones")
     assert SinkSettings.load(environ).config(spec) == SinkConfig(
         pipeline="mine",
         stream="odd-ones",
+        beside={"bad-ones": Layout(prefix="bad/")},
         start=Start(at="timestamp", timestamp_ms=99),
         stretch_bytes_max=65536,
         stretch_records_max=10,
@@ -51,6 +54,60 @@ def test_every_setting_reaches_the_config() -> None:
         accept_lost=True,
         stream_wait_s=5.0,
     )
+
+
+def test_errors_are_laid_out_as_the_anomalies_are_under_their_own_prefix() -> None:
+    """Zone, format and compression hold for both; partition keys are those that each prefix names."""
+    environ = {
+        "CUTBANK_PREFIX": "!{partitionKeyFromQuery:tradeType}/",
+        "CUTBANK_ERRORS_PREFIX": "errors/!{firehose:error-output-type}/!{timestamp:yyyy}/",
+        "CUTBANK_FORMAT": "csv",
+        "CUTBANK_COMPRESSION": "gzip",
+        "CUTBANK_TIMEZONE": "Asia/Tokyo",
+        "CUTBANK_PARTITION_VALUES_MAX": "7",
+    }
+    config = SinkSettings.load(environ).config(PipelineSpec())
+    errors = config.of("errors")
+    assert (errors.stream, errors.layout) == (
+        "errors",
+        Layout(
+            prefix="errors/!{firehose:error-output-type}/!{timestamp:yyyy}/",
+            zone="Asia/Tokyo",
+            format="csv",
+            compression="gzip",
+            columns=tuple(column.name for column in ERROR_COLUMNS),
+            partition_keys=("ERROR_NAME",),
+            partition_values_max=7,
+        ),
+    )
+    assert config.of("anomalies").layout == config.layout
+    assert config.layout.partition_keys == ("tradeType",)
+    assert config.streams == ("anomalies", "errors")
+    assert errors.streams == ("errors",)
+    assert config.group == errors.group
+
+
+@pytest.mark.parametrize(
+    ("environ", "why"),
+    [
+        ({"CUTBANK_ERRORS_PREFIX": "yyyy/hh/"}, "prefix 'yyyy/hh/': hh in"),
+        (
+            {"CUTBANK_ERRORS_PREFIX": "!{partitionKeyFromQuery:price}/"},
+            "'price' is not a column; columns are ERROR_TIME",
+        ),
+        ({"CUTBANK_PREFIX": "!{firehose:error-output-type}/"}, "belongs into errors_prefix"),
+    ],
+)
+def test_a_wrong_prefix_of_errors_is_one_clear_line(environ: dict[str, str], why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        SinkSettings.load(environ).config(PipelineSpec())
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stream_is_not_sunk_twice() -> None:
+    with pytest.raises(UsageError, match="'anomalies' is sunk twice"):
+        SinkConfig(pipeline="p", stream="anomalies", beside={"anomalies": Layout()})
 
 
 def test_no_size_exceeds_128_mib() -> None:
@@ -72,6 +129,7 @@ async def test_from_urls_to_objects(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert not runtime.health.is_ready
         await transport.ensure(StreamConfig("anomalies"))
+        await transport.ensure(StreamConfig("errors"))
         await transport.publish([Message("anomalies", anomaly(n, pipeline=PipelineSpec().name)) for n in range(3)])
         async with asyncio.timeout(30):
             # It tells its lag after it has taken what it read.

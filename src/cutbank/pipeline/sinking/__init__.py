@@ -75,7 +75,7 @@ async def run_sink(
 
 
 async def _streams(transport: Transport, config: SinkConfig, *, clock: Clock, rng: random.Random) -> None:
-    """Wait until all streams are there: whoever publishes to one makes it, with as many partitions as it should have."""
+    """Wait until all are there: whoever publishes to a stream makes it, with as many partitions as it should have."""
     until_s = clock.monotonic_s() + config.stream_wait_s
     for stream in config.streams:
         await _stream(transport, stream, config, until_s=until_s, clock=clock, rng=rng)

@@ -7,6 +7,8 @@ Order within an object: second of ROWTIME, then ANOMALY_SCORE descending, then p
 from array import array
 from urllib.parse import quote
 
+import numpy as np
+
 from cutbank.errors import UsageError
 from cutbank.objects.base import key_check
 from cutbank.pipeline.sinking.claims import MINUTE_MS, MINUTE_MS_MAX, OBJECTS_MAX, ChainId, Layout
@@ -40,7 +42,7 @@ def object_key(
     """
     stream, partition = (quote(part, safe="").replace("-", "%2D") for part in (chain.stream, chain.partition))
     name = f"{quote(chain.pipeline, safe='')}-{stream}-{partition}-{position_text(start)}-{ordinal}{ending(layout)}"
-    return folders(layout, minute_ms, value) + name
+    return folders(layout, minute_ms, value, seed=chain.claim_key(start)) + name
 
 
 def ending(layout: Layout) -> str:
@@ -63,7 +65,5 @@ def names_check(chain: ChainId, layout: Layout) -> None:
 
 def order(seconds: "array[int]", scores: "array[float]") -> list[int]:
     """Indices of the lines in the object's order; the lines are in the order of their positions."""
-    # Two stable sorts, the minor key first: without a tuple for each line, in a third of the time and memory.
-    indices = sorted(range(len(seconds)), key=scores.__getitem__, reverse=True)
-    indices.sort(key=seconds.__getitem__)
-    return indices
+    found: list[int] = np.lexsort((-np.frombuffer(scores), np.frombuffer(seconds, dtype=np.int64))).tolist()
+    return found

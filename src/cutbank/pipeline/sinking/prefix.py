@@ -2,10 +2,12 @@
 
     anomalies/!{timestamp:yyyy/MM/dd}/symbol=!{partitionKeyFromQuery:tickerSymbol}/
 
-- `!{timestamp:PATTERN}`: the claim's minute in the layout's zone; of Java's DateTimeFormatter the letters y, u (year),
-  M, d, H and m, as numbers, and text in quotes. A text with `yyyy` in it and without an expression is such a pattern
-  as a whole: `yyyy/MM/dd/HH/`.
+- `!{timestamp:PATTERN}`: the claim's minute in the layout's zone; of Java's DateTimeFormatter the letters in
+  `_LETTERS`, in English, and text in quotes. A text with `yyyy` in it and without an expression is such a pattern as
+  a whole, of the letters y, u, M, d, H and m: `yyyy/MM/dd/HH/`.
 - `!{partitionKeyFromQuery:FIELD}`: the value of a field of the record.
+- `!{firehose:error-output-type}`: of an error record its ERROR_NAME, as if that field were named.
+- `!{firehose:random-string}`: `RANDOM_CHARACTERS` that follow from the claim's key, others each time it is named.
 - A prefix without a timestamp gets `yyyy/MM/dd/HH/` at its end, as Firehose does it.
 Anything else is refused by `Prefix`, before a sink starts, never half understood.
 
@@ -15,12 +17,13 @@ is encoded in values, no value is ever written as the rest's folder, `REST`. Wha
 an object is `MISSING`, which Hive, Athena and Trino read as NULL.
 """
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -37,20 +40,78 @@ REST = "~rest"
 VALUE_BYTES_MAX = 100
 """Longest value in a path, bytes, encoded."""
 
+RANDOM_CHARACTERS = 11
+"""Length of a random string, as Firehose makes them."""
+
+ERROR_OUTPUT_TYPE = "!{firehose:error-output-type}"
+ERROR_NAME = "ERROR_NAME"
+"""The field that tells why a record is in the error stream: Firehose's error-output-type."""
+
 UNDERSTOOD = (
-    "understood are !{timestamp:PATTERN} with y, u, M, d, H, m as in Java's DateTimeFormatter and text in 'quotes', "
-    "!{partitionKeyFromQuery:FIELD}, and plain text; or a pattern alone, such as yyyy/MM/dd/HH/"
+    "understood are !{timestamp:PATTERN} with y, u, M, d, D, E, H, k, h, K, a, m, s as in Java's DateTimeFormatter and "
+    "text in 'quotes', !{partitionKeyFromQuery:FIELD}, !{firehose:random-string}, and plain text; or alone a pattern "
+    "of y, u, M, d, H, m and text in 'quotes', such as yyyy/MM/dd/HH/"
 )
 
 _DEFAULT_PATTERN = "yyyy/MM/dd/HH/"
 _EXPRESSION = re.compile(r"!\{([^{}:]*):([^{}]*)\}")
 _LOOKS_LIKE_PATTERN = re.compile(r"yyyy|uuuu|YYYY")
 _PATTERN_PART = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*|[^A-Za-z']+")
-_FIELDS: Mapping[str, str] = {"y": "year", "u": "year", "M": "month", "d": "day", "H": "hour", "m": "minute"}
-_LETTERS_MAX = {"y": 4, "u": 4}
 _RESERVED = ("_cutbank", ".cutbank")
 
-_Part = Callable[[datetime, Mapping[str, str]], str]
+_LONGEST = datetime(9999, 9, 29, 23, 59, tzinfo=UTC)
+"""A Wednesday in September: no minute has a longer name in any pattern."""
+
+_MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+_ALONE = {"y": 4, "u": 4, "M": 2, "d": 2, "H": 2, "m": 2}
+"""Letters of a pattern that stands alone, and how many in a row: few, since any word could be one."""
+
+_LETTERS: Mapping[str, tuple[int, Callable[[datetime, int], str]]] = {
+    "y": (4, lambda moment, width: _year(moment.year, width)),
+    "u": (4, lambda moment, width: _year(moment.year, width)),
+    "M": (4, lambda moment, width: _number(moment.month, width) if width < 3 else _name(_MONTHS, moment.month, width)),
+    "d": (2, lambda moment, width: _number(moment.day, width)),
+    "D": (3, lambda moment, width: _number(moment.timetuple().tm_yday, width)),
+    "E": (4, lambda moment, width: _name(_DAYS, moment.isoweekday(), width)),
+    "H": (2, lambda moment, width: _number(moment.hour, width)),
+    "k": (2, lambda moment, width: _number(moment.hour or 24, width)),
+    "h": (2, lambda moment, width: _number(moment.hour % 12 or 12, width)),
+    "K": (2, lambda moment, width: _number(moment.hour % 12, width)),
+    "a": (1, lambda moment, _width: "PM" if moment.hour >= 12 else "AM"),
+    "m": (2, lambda moment, width: _number(moment.minute, width)),
+    # The moment is the beginning of the claim's minute.
+    "s": (2, lambda _moment, width: _number(0, width)),
+}
+"""Letters of Java's DateTimeFormatter, how many of each in a row, and what they print."""
+
+
+class _Place(NamedTuple):
+    """What an object's folders follow from."""
+
+    moment: datetime
+    """The claim's minute in the layout's zone."""
+    values: Mapping[str, str]
+    """Of the partition keys, as they stand in a path."""
+    seed: str
+    """The claim's key."""
+
+
+_Part = Callable[[_Place], str]
 
 
 class Prefix:
@@ -66,39 +127,52 @@ class Prefix:
             raise UsageError(f"prefix {text!r} names the partition keys {named}, but partition_keys are {given}")
         self._check()
 
-    def folders(self, moment: datetime, values: Mapping[str, str]) -> str:
-        """What it becomes: a local time, and the values as they stand in a path."""
-        return "".join(part(moment, values) for part in self._parts)
+    def folders(self, moment: datetime, values: Mapping[str, str], *, seed: str = "") -> str:
+        """What it becomes: of a local time, the values as they stand in a path, and the claim's key."""
+        place = _Place(moment, values, seed)
+        return "".join(part(place) for part in self._parts)
 
     def _parsed(self) -> list[_Part]:
         text = self._text
         if "!{" not in text:
             if not text or _LOOKS_LIKE_PATTERN.search(text):
-                return self._pattern(text or _DEFAULT_PATTERN)
+                return self._pattern(text or _DEFAULT_PATTERN, alone=True)
             return [self._literal(text), *self._pattern(_DEFAULT_PATTERN)]
-        parts, end, timed = [], 0, False
+        parts: list[_Part] = []
+        end, timed = 0, False
         for match in _EXPRESSION.finditer(text):
             parts.append(self._literal(text[end : match.start()]))
             end = match.end()
             namespace, value = match.groups()
-            if namespace == "timestamp" and value:
-                timed = True
-                parts += self._pattern(value)
-            elif namespace == "partitionKeyFromQuery" and value:
-                parts.append(_field(value))
-            else:
-                raise self._refused(f"{match[0]} is not understood")
+            timed = timed or namespace == "timestamp"
+            parts += self._expression(match[0], namespace, value, number=len(parts))
         parts.append(self._literal(text[end:]))
         return parts if timed else [*parts, *self._pattern(_DEFAULT_PATTERN)]
+
+    def _expression(self, whole: str, namespace: str, value: str, *, number: int) -> list[_Part]:
+        if namespace == "timestamp" and value:
+            return self._pattern(value)
+        if namespace == "partitionKeyFromQuery" and value:
+            return [lambda place: place.values[value]]
+        if whole == ERROR_OUTPUT_TYPE:
+            return [lambda place: place.values[ERROR_NAME]]
+        if (namespace, value) == ("firehose", "random-string"):
+            return [lambda place: _random(f"{place.seed}#{number}")]
+        if namespace == "partitionKeyFromLambda":
+            raise self._refused(
+                f"{whole} is not understood, since no Lambda is called: name a field of the record, "
+                f"!{{partitionKeyFromQuery:{value or 'FIELD'}}}"
+            )
+        raise self._refused(f"{whole} is not understood")
 
     def _literal(self, text: str) -> _Part:
         if "!{" in text:
             raise self._refused(f"{text[text.index('!{') :]!r} is not an expression")
         if _LOOKS_LIKE_PATTERN.search(text):
             raise self._refused(f"{text!r} stands outside an expression: write !{{timestamp:…}} around a pattern")
-        return lambda _moment, _values: text
+        return lambda _place: text
 
-    def _pattern(self, pattern: str) -> list[_Part]:
+    def _pattern(self, pattern: str, *, alone: bool = False) -> list[_Part]:
         parts: list[_Part] = []
         end = 0
         while end < len(pattern):
@@ -110,17 +184,26 @@ class Prefix:
             if letter is None:
                 # Two quotes are a quote, inside and outside of quoted text.
                 text = match[0] if quoted is None else quoted.replace("''", "'") or "'"
-                parts.append(lambda _moment, _values, text=text: text)  # type: ignore[misc]
-            elif letter not in _FIELDS or len(match[0]) > _LETTERS_MAX.get(letter, 2):
-                raise self._refused(f"{match[0]} in {pattern!r} is not understood")
+                parts.append(lambda _place, text=text: text)  # type: ignore[misc]
             else:
-                parts.append(_number(_FIELDS[letter], len(match[0])))
+                parts.append(self._letters(letter, len(match[0]), pattern, alone=alone))
         return parts
+
+    def _letters(self, letter: str, width: int, pattern: str, *, alone: bool) -> _Part:
+        if letter == "Y":
+            raise self._refused(
+                f"{letter * width} in {pattern!r} is the year that a week belongs to, another one around New Year: "
+                "write yyyy"
+            )
+        width_max, printed = _LETTERS.get(letter, (0, _nothing))
+        if width > (_ALONE.get(letter, 0) if alone else width_max):
+            raise self._refused(f"{letter * width} in {pattern!r} is not understood")
+        return lambda place: printed(place.moment, width)
 
     def _check(self) -> None:
         """Whether it makes good keys, whatever the time and the values. Longest values: no shorter one is worse."""
         values = dict.fromkeys(self.partition_keys, "x" * VALUE_BYTES_MAX)
-        longest = self.folders(datetime(9999, 12, 31, 23, 59, tzinfo=UTC), values)
+        longest = self.folders(_LONGEST, values)
         if not longest.endswith("/"):
             raise self._refused("it must end with a slash")
         if longest.startswith(_RESERVED):
@@ -134,20 +217,36 @@ class Prefix:
         return UsageError(f"prefix {self._text!r}: {why}; {UNDERSTOOD}")
 
 
-def _field(name: str) -> _Part:
-    return lambda _moment, values: values[name]
+def _nothing(_moment: datetime, _width: int) -> str:
+    return ""
 
 
-def _number(field: str, digits: int) -> _Part:
-    """As Java prints it: padded to the letters' number; two letters of a year are its last two digits."""
-    if field == "year" and digits == 2:
-        return lambda moment, _values: f"{moment.year % 100:02d}"
-    return lambda moment, _values: f"{getattr(moment, field):0{digits}d}"
+def _number(value: int, width: int) -> str:
+    return f"{value:0{width}d}"
+
+
+def _year(year: int, width: int) -> str:
+    """Two letters are its last two digits, as Java prints it."""
+    return _number(year % 100 if width == 2 else year, width)
+
+
+def _name(names: Sequence[str], number: int, width: int) -> str:
+    """Four letters are the name, fewer its beginning."""
+    return names[number - 1] if width == 4 else names[number - 1][:3]
+
+
+def _random(seed: str) -> str:
+    """Letters and digits that follow from the seed and look like chance."""
+    return base64.b32encode(hashlib.sha256(seed.encode()).digest()).decode().lower()[:RANDOM_CHARACTERS]
 
 
 def partition_fields(text: str) -> tuple[str, ...]:
     """The fields that a prefix names, each once, in their order."""
-    found = (match[2] for match in _EXPRESSION.finditer(text) if match[1] == "partitionKeyFromQuery")
+    found = (
+        ERROR_NAME if match[0] == ERROR_OUTPUT_TYPE else match[2]
+        for match in _EXPRESSION.finditer(text)
+        if match[1] == "partitionKeyFromQuery" or match[0] == ERROR_OUTPUT_TYPE
+    )
     return tuple(dict.fromkeys(found))
 
 
@@ -174,15 +273,17 @@ def layout_check(layout: Layout) -> None:
     _zone(layout.zone)
 
 
-def folders(layout: Layout, minute_ms: int, value: str = "") -> str:
+def folders(layout: Layout, minute_ms: int, value: str = "", *, seed: str = "") -> str:
     """The folders of a data object, with a slash at the end: `2026/11/22/23/`.
 
-    `value` is one of a claim's `partition_values`, or `REST`. Raises UsageError as `layout_check`. A claim's own keys
-    count where they differ: another machine may have other time zone rules.
+    `value` is one of a claim's `partition_values`, or `REST`; `seed` is the claim's key. Raises UsageError as
+    `layout_check`. A claim's own keys count where they differ: another machine may have other time zone rules.
     """
     parts = [value] * len(layout.partition_keys) if value == REST else value.split("/")
     values = dict(zip(layout.partition_keys, parts, strict=True)) if layout.partition_keys else {}
-    return _prefix(layout.prefix, layout.partition_keys).folders(_local(minute_ms, _zone(layout.zone)), values)
+    return _prefix(layout.prefix, layout.partition_keys).folders(
+        _local(minute_ms, _zone(layout.zone)), values, seed=seed
+    )
 
 
 def _local(minute_ms: int, zone: ZoneInfo) -> datetime:
