@@ -68,6 +68,25 @@ def anomaly(
     return orjson.dumps(fields)
 
 
+def error_record(number: int, *, at_ms: int = START_MS, source: str = "0") -> bytes:
+    """An error record's line as the scorer makes it; `number` is its position in the source."""
+    fields = orjson.loads(anomaly(number, source=source))
+    return orjson.dumps(
+        {
+            "ERROR_TIME": rowtime(at_ms),
+            "ERROR_LEVEL": "ERROR",
+            "ERROR_NAME": "invalid_json",
+            "MESSAGE": "not valid JSON",
+            "DATA_ROWTIME": rowtime(at_ms),
+            "DATA_ROW": "7b",
+            "DATA_BYTES": 1,
+            "PUMP_NAME": PIPELINE,
+            "id": number,
+            "SOURCE": fields["SOURCE"],
+        }
+    )
+
+
 def ids(lines: Sequence[bytes]) -> list[int]:
     return [orjson.loads(line)["id"] for line in lines]
 

@@ -1,7 +1,8 @@
 """What one record of [anomalies] becomes in an object: its line, its place in the order, its identity. Pure.
 
-Policy for what is not ours (nothing is ever lost, and nothing stops the stream). A record is known by ROWTIME and
-SOURCE; whatever lacks them was published by somebody else and is never dropped as a repeat:
+Policy for what is not ours (nothing is ever lost, and nothing stops the stream). A record is known by ROWTIME (where
+there is none, ERROR_TIME: an error record) and SOURCE; whatever lacks them was published by somebody else and is never
+dropped as a repeat:
 - a JSON object keeps its line as it came (line breaks between its parts become spaces, since a line is a record);
 - anything else is wrapped: {"DATA_BYTES", "DATA_POSITION", "DATA_ROW": the value in hex, whole, "ROWTIME": the
   arrival, "SOURCE": null}.
@@ -82,7 +83,7 @@ class LineReader:
             text = value.translate(_TRANSLATE_BREAKS)
         score = fields.get("ANOMALY_SCORE")
         number = float(score) if isinstance(score, int | float) and not isinstance(score, bool) else -inf
-        second = self._second_of(fields.get("ROWTIME"))
+        second = self._second_of(fields["ROWTIME"] if "ROWTIME" in fields else fields.get("ERROR_TIME"))
         source = _source(fields.get("SOURCE")) if second is not None else None
         if second is None or source is None:
             return Line(text, arrival_ms // 1000, number, None, self._value(fields))
@@ -98,11 +99,17 @@ class LineReader:
         text = rowtime[:19]
         if text != self._text:
             try:
-                moment = datetime(*map(int, _NOT_DIGITS.split(text)), tzinfo=UTC)  # type: ignore[misc,arg-type]  # six
+                self._second = second_of(text)
             except ValueError:
                 return None
-            self._text, self._second = text, int(moment.timestamp())
+            self._text = text
         return self._second
+
+
+def second_of(text: str) -> int:
+    """Seconds since the epoch of "2026-11-22T23:00:00", UTC. Raises ValueError: no calendar has that time."""
+    moment = datetime(*map(int, _NOT_DIGITS.split(text)), tzinfo=UTC)  # type: ignore[misc,arg-type]  # six numbers
+    return int(moment.timestamp())
 
 
 def _source(fields: Any) -> Source | None:

@@ -9,14 +9,18 @@ Knows no clock and no store; one task or thread at a time.
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cutbank.pipeline.sinking.claims import MARKS_MAX, MINUTE_MS, ChainId, Claim, FirstRecord, Layout, Mark
 from cutbank.pipeline.sinking.layout import arrival_in_range, minute_of, object_key, order
 from cutbank.pipeline.sinking.lines import Line, LineReader, Source
+from cutbank.pipeline.sinking.many_lines import RECORDS_BEST, Lines, read_many
 from cutbank.pipeline.sinking.prefix import REST
 from cutbank.pipeline.sinking.rendering import Rendered, body_bytes_max, render
 from cutbank.records import Batch, Position
+
+ONE_BY_ONE = 8
+"""Fewer records than this are not worth reading at once."""
 
 RECORD_OVERHEAD_BYTES = 192
 """Memory that a kept record costs beside its bytes: the object, its place in the columns, its place while sorting."""
@@ -27,6 +31,9 @@ class Marks:
 
     def __init__(self, marks: Iterable[Mark]) -> None:
         self._marks = {mark.partition: (mark.run, mark.position, mark.ordinal) for mark in marks}
+
+    def __len__(self) -> int:
+        return len(self._marks)
 
     def seen(self, source: Source) -> bool:
         """Whether this anomaly, or one after it, has passed before. Only for this pipeline's anomalies."""
@@ -110,25 +117,113 @@ class Stretch:
         whatever its size.
         """
         assert batch.start <= self.end or index, "batches come in order, without holes"
-        for here in range(index, len(batch)):
-            arrival_ms = arrival_in_range(batch.arrivals_ms[here])
-            if self._lines and arrival_ms >= self.minute_ms + MINUTE_MS:
-                return self._until(batch.positions[here], here)
-            line = self._reader.line(batch.values[here], position=batch.positions[here], arrival_ms=arrival_ms)
-            if line.source is not None and line.source.pipeline != self._pipeline:
-                self.others += 1
-                continue
-            if line.source is not None and self._marks.seen(line.source):
-                self.dropped += 1
-                continue
-            if self._lines and not self._room(line):
-                return self._until(batch.positions[here], here)
-            self._keep(line, arrival_ms=arrival_ms, broker_ms=broker_ms)
-            if self._first is None:
-                digest = hashlib.sha256(batch.values[here]).hexdigest()
-                self._first = FirstRecord(position=batch.positions[here], sha256=digest)
+        while index < len(batch):
+            stop = min(len(batch), index + RECORDS_BEST)
+            taken = self._take_part(batch, index, stop, broker_ms=broker_ms)
+            if taken < stop:
+                return self._until(batch.positions[taken], taken)
+            index = stop
         self.end = batch.end
         return len(batch)
+
+    def _take_part(self, batch: Batch, index: int, stop: int, *, broker_ms: int) -> int:
+        """Take records `index` to before `stop`; the first that is of the next stretch.
+
+        All at once where they are alike, else half by half, so that one odd record among many costs a few others.
+        """
+        if stop - index >= ONE_BY_ONE:
+            if self._take_at_once(batch, index, stop):
+                return stop
+            if stop - index >= 2 * ONE_BY_ONE:
+                middle = (index + stop) // 2
+                taken = self._take_part(batch, index, middle, broker_ms=broker_ms)
+                return taken if taken < middle else self._take_part(batch, middle, stop, broker_ms=broker_ms)
+        for here in range(index, stop):
+            if not self._take_one(batch, here, broker_ms=broker_ms):
+                return here
+        return stop
+
+    def _take_one(self, batch: Batch, here: int, *, broker_ms: int) -> bool:
+        """Take one record, whatever it is; False: it belongs to the next stretch."""
+        value, position = batch.values[here], batch.positions[here]
+        arrival_ms = arrival_in_range(batch.arrivals_ms[here])
+        if self._lines and arrival_ms >= self.minute_ms + MINUTE_MS:
+            return False
+        line = self._reader.line(value, position=position, arrival_ms=arrival_ms)
+        if line.source is not None and line.source.pipeline != self._pipeline:
+            self.others += 1
+            return True
+        if line.source is not None and self._marks.seen(line.source):
+            self.dropped += 1
+            return True
+        if self._lines and not self._room(line):
+            return False
+        self._keep(line, arrival_ms=arrival_ms, broker_ms=broker_ms)
+        if self._first is None:
+            self._first = FirstRecord(position=position, sha256=hashlib.sha256(value).hexdigest())
+        return True
+
+    def _take_at_once(self, batch: Batch, index: int, stop: int) -> bool:
+        """Take records `index` to before `stop` if all are Cutbank's, of this minute, and fit; else change nothing.
+
+        Does what `_take_one` does with each of them.
+        """
+        arrivals_ms = batch.arrivals_ms[index:stop]
+        minute_ms = self.minute_ms
+        if not self._lines:
+            minute_ms = max(minute_ms, minute_of(arrival_in_range(arrivals_ms[0])))
+        if min(arrivals_ms) < minute_ms or max(arrivals_ms) >= minute_ms + MINUTE_MS:
+            return False
+        part = read_many(batch.values[index:stop], partition_keys=self._layout.partition_keys)
+        if part is None or not self._room_for(part):
+            return False
+        kept = self._unseen(part)
+        if kept:
+            self.minute_ms = minute_ms
+            self._keep_all(part if len(kept) == len(part) else part.only(kept))
+            if self._first is None:
+                value, position = batch.values[index + kept[0]], batch.positions[index + kept[0]]
+                self._first = FirstRecord(position=position, sha256=hashlib.sha256(value).hexdigest())
+        return True
+
+    def _room_for(self, part: Lines) -> bool:
+        """Whether all of it fits, lines and marks."""
+        count = len(part)
+        return (
+            len(self._lines) + count <= self._records_max
+            and self.line_bytes + part.bytes + count - 1 < self._bytes_max
+            and len(self._marks) + (1 if part.alike else len(set(part.partitions))) <= MARKS_MAX
+        )
+
+    def _unseen(self, part: Lines) -> Sequence[int]:
+        """Which of it is to be kept: advances the marks, counts the others."""
+        count = len(part)
+        if part.alike and part.pipelines[0] == self._pipeline:
+            last = part.source(count - 1)
+            if self._marks.seen(last):
+                self.dropped += count
+                return ()
+            if not self._marks.seen(part.source(0)):
+                self._marks.advance(last)
+                return range(count)
+        kept = []
+        for here, source in enumerate(part.sources()):
+            if source.pipeline != self._pipeline:
+                self.others += 1
+            elif self._marks.seen(source):
+                self.dropped += 1
+            else:
+                self._marks.advance(source)
+                kept.append(here)
+        return kept
+
+    def _keep_all(self, part: Lines) -> None:
+        self._lines += part.texts
+        self._seconds.frombytes(part.seconds.tobytes())
+        self._scores.extend(part.scores)
+        if self._layout.partition_keys:
+            self._ordinals.extend(map(self._ordinal, part.values))
+        self.line_bytes += part.bytes + len(part)
 
     def due(self, broker_ms: int, *, quiet: bool, grace_ms: int) -> bool:
         """Whether broker time ends this stretch: its minute and the grace are over, and nothing more waits to be read.
