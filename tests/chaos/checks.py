@@ -4,9 +4,8 @@ lines against the oracle's.
 Reads only; what it reads may grow meanwhile: what is promised to come later is read first. Event-loop only.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import orjson
@@ -16,8 +15,9 @@ from cutbank.errors import ObjectMissing
 from cutbank.pipeline.accounts import SourceId, source_id
 from cutbank.pipeline.audit import read_all
 from cutbank.pipeline.oracle import Unproven, undisturbed
-from cutbank.pipeline.sinking.claims import ChainId, Claim, DataObject, decode, link_from_key
+from cutbank.pipeline.sinking.claims import ChainId, Claim, DataObject, Layout, decode, link_from_key
 from cutbank.pipeline.sinking.inspect import birth, chain_claims, data_objects
+from cutbank.pipeline.sinking.rendering import content, is_content_of, lines, render
 from cutbank.records import Partition, Position
 
 EXAMPLES_MAX = 3
@@ -27,7 +27,7 @@ EXAMPLES_MAX = 3
 async def positions_ahead(world: World) -> list[str]:
     """Where a committed position is ahead of what is durable, or an object not what its claim says; none is right."""
     found: list[str] = []
-    for info in await world.partitions(world.spec.destination):
+    for info in [info for stream in world.sunk for info in await world.partitions(stream)]:
         # The position first: what it stands for was durable before it.
         committed = await world.committed("sink", info.partition)
         durable = await _durable(world, info.partition, found)
@@ -61,7 +61,7 @@ async def _durable(world: World, partition: Partition, found: list[str]) -> Posi
         if link is None or link.kind != "claim":
             break
         claim = decode(await world.store.read(info.key), Claim, key=info.key)
-        there = [await _whole(world, item, found) for item in claim.objects]
+        there = [await _whole(world, claim.layout, item, found) for item in claim.objects]
         return claim.end if all(there) else claim.start
     try:
         return (await birth(world.store, chain)).start
@@ -69,13 +69,13 @@ async def _durable(world: World, partition: Partition, found: list[str]) -> Posi
         return Position(0)
 
 
-async def _whole(world: World, item: DataObject, found: list[str]) -> bool:
-    """Whether the object is there; whole, or it is a finding."""
+async def _whole(world: World, layout: Layout, item: DataObject, found: list[str]) -> bool:
+    """Whether the object is there; as its claim says, or it is a finding."""
     try:
         body = await world.store.read(item.key)
     except ObjectMissing:
         return False
-    if hashlib.sha256(body).hexdigest() != item.sha256:
+    if not is_content_of(layout, item, body):
         found.append(f"object {item.key} is there, {len(body)} bytes, and not what its claim says")
     return True
 
@@ -147,6 +147,8 @@ class Verdict:
     """The objects against the oracle."""
     refused: Lines
     """The error stream against the oracle."""
+    kept: Lines
+    """The objects of the error stream against the oracle."""
     objects: int
     lag: int
     """Of scorer and sink together."""
@@ -156,14 +158,17 @@ class Verdict:
     @property
     def right(self) -> bool:
         """Whether all promises were kept."""
-        return all(lines.right for lines in (self.published, self.written, self.refused)) and not (
-            self.lag or self.findings
-        )
+        return all(lines.right for lines in self.lines) and not (self.lag or self.findings)
+
+    @property
+    def lines(self) -> tuple[Lines, ...]:
+        """All that was compared."""
+        return self.published, self.written, self.refused, self.kept
 
     @property
     def examples(self) -> list[str]:
         """Of what is wrong with lines and lag, for people."""
-        places = (("stream", self.published), ("objects", self.written), ("errors", self.refused))
+        places = zip(("stream", "objects", "errors", "objects of errors"), self.lines, strict=True)
         found = [f"{where}: {example}" for where, lines in places for example in lines.examples]
         return found + ([f"lag {self.lag}"] if self.lag else [])
 
@@ -178,17 +183,20 @@ async def judge(world: World) -> Verdict:
             findings.append(f"the oracle says: {item}")
             continue
         (expected if item.output.stream == spec.destination else bad)[item.source] = item.output.value
-    published = await _values(world, spec.destination)
-    written = [line for _, lines in await _objects(world, findings) for line in lines]
+    written = await _sunk(world, spec.destination, expected, findings)
+    kept = await _sunk(world, spec.errors, bad, findings)
+    objects = [info.key async for info in data_objects(world.store)]
+    findings += [f"object {key} has no claim" for key in objects if key not in written.keys | kept.keys]
     if not expected:
         findings.append("no anomaly at all: nothing was tested")
     return Verdict(
         records=await _count(world, spec.source),
-        published=compared(expected, published, pipeline=spec.name),
-        written=compared(expected, written, pipeline=spec.name),
+        published=compared(expected, await _values(world, spec.destination), pipeline=spec.name),
+        written=compared(expected, written.lines, pipeline=spec.name),
         refused=compared(bad, await _values(world, spec.errors), pipeline=spec.name),
-        objects=len([info async for info in data_objects(world.store)]),
-        lag=await world.lag("scorer", spec.source) + await world.lag("sink", spec.destination),
+        kept=compared(bad, kept.lines, pipeline=spec.name),
+        objects=len(objects),
+        lag=await world.lag("scorer", spec.source) + sum([await world.lag("sink", stream) for stream in world.sunk]),
         findings=findings,
     )
 
@@ -205,23 +213,44 @@ async def _values(world: World, stream: str) -> list[bytes]:
     return [value async for batch in read_all(world.transport, info) for value in batch.values]
 
 
-async def _objects(world: World, findings: list[str]) -> list[tuple[str, list[bytes]]]:
-    """Every data object's lines; chains must be whole, and no object without a claim."""
-    claimed: set[str] = set()
-    for info in await world.partitions(world.spec.destination):
+@dataclass
+class _Sunk:
+    """What the objects of a stream hold."""
+
+    keys: set[str] = field(default_factory=set)
+    """Of all objects that claims name."""
+    lines: list[bytes] = field(default_factory=list)
+
+
+async def _sunk(world: World, stream: str, expected: Mapping[SourceId, bytes], findings: list[str]) -> _Sunk:
+    """Every line that the claims of a stream name; chains must be whole, and each object there."""
+    sunk = _Sunk()
+    for info in await world.partitions(stream):
         chain = ChainId(world.spec.name, info.partition.stream, info.partition.id)
         end: int | None = None
         async for claim in chain_claims(world.store, chain):
             if end is not None and claim.start != end:
                 findings.append(f"{chain}: a claim starts at {claim.start}, the one before it ends at {end}")
             end = claim.end
-            claimed |= {item.key for item in claim.objects}
             for item in claim.objects:
-                if not await _whole(world, item, findings):
+                sunk.keys.add(item.key)
+                if await _whole(world, claim.layout, item, findings):
+                    body = content(claim.layout, await world.store.read(item.key))
+                    sunk.lines += as_published(claim.layout, body, expected, pipeline=world.spec.name)
+                else:
                     findings.append(f"object {item.key} is missing")
-    bodies = []
-    async for entry in data_objects(world.store):
-        if entry.key not in claimed:
-            findings.append(f"object {entry.key} has no claim")
-        bodies.append((entry.key, (await world.store.read(entry.key)).splitlines()))
-    return bodies
+    return sunk
+
+
+def as_published(layout: Layout, body: bytes, expected: Mapping[SourceId, bytes], *, pipeline: str) -> Sequence[bytes]:
+    """The lines of an object's content as they were before they were laid out.
+
+    Where a format does not keep a line's bytes, the expected line counts as found if laying it out gives this one.
+    """
+    found = lines(layout, body)
+    if layout.format == "ndjson":
+        return found
+    sources = [source_id(orjson.loads(line), pipeline=pipeline) for line in found]
+    wanted = [expected.get(source, line) if source else line for source, line in zip(sources, found, strict=True)]
+    again = lines(layout, content(layout, render(layout, wanted).body))
+    return [one if line == here else line for one, line, here in zip(wanted, found, again, strict=True)]

@@ -9,10 +9,11 @@ import asyncio
 import itertools
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from chaos.flight import Event, Flight, Kind, Step, make_ring
@@ -57,6 +58,13 @@ class Life:
     ring: Path
     log: Path
     """What it wrote."""
+    settings: Mapping[str, str]
+    """What it was told beyond what all are told."""
+
+    @property
+    def client(self) -> str:
+        """Its name where spaces can't stand."""
+        return f"{self.role}-{self.number}"
 
     @property
     def name(self) -> str:
@@ -196,8 +204,10 @@ class Crew:
                 life.flight.follow()
             await asyncio.sleep(FOLLOW_S)
 
-    async def start(self, role: str, *, flush_on_stop: bool = False) -> Life:
-        """A new process of this role; it takes the post."""
+    async def start(
+        self, role: str, *, flush_on_stop: bool = False, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> Life:
+        """A new process of this role; it takes the post. `settings`: of the environment, for this one alone."""
         number = next(self._numbers)
         folder = self.world.folder
         ring, log = folder / f"{number:03}-{role}.ring", folder / f"{number:03}-{role}.log"
@@ -205,13 +215,13 @@ class Crew:
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *self.world.command(role, ring, self._plants),
-                env=dict(self.world.environment(flush_on_stop=flush_on_stop)),
+                env={**self.world.environment(client=f"{role}-{number}", flush_on_stop=flush_on_stop), **settings},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        life = Life(role, number, process, Flight(ring), ring, log)
+        life = Life(role, number, process, Flight(ring), ring, log, settings)
         self._lives.append(life)
         self.posts[role] = life
         return life

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from brokers.wire import Api, Fault
 from chaos.kafka_kills import HOLDS
-from chaos.kafka_stage import Stage
+from chaos.kafka_stage import KafkaStage
 
 RESTARTS = (
     ("scorer", Api.PRODUCE, Fault.HOLD_REPLY, True),
@@ -19,7 +19,7 @@ RESTARTS = (
 """Whose transaction, at which request, and whether the broker is killed or stopped; the more telling ones first."""
 
 
-async def restarts(stage: Stage, times: int) -> None:
+async def restarts(stage: KafkaStage, times: int) -> None:
     """The only broker goes while a transaction is half done, and comes back."""
     (server,) = stage.kafka.servers
     for role, api, hold, kill in RESTARTS[:times]:
@@ -33,7 +33,7 @@ async def restarts(stage: Stage, times: int) -> None:
         await stage.at_work(f"{what}, {api.name} of the {role} {HOLDS[hold]}")
 
 
-async def leaders(stage: Stage, times: int) -> None:
+async def leaders(stage: KafkaStage, times: int) -> None:
     """Of three brokers, who leads or coordinates is killed in the middle of a transaction; the others go on."""
     world = stage.world
     first = f"{world.spec.source}/0"

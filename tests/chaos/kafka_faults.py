@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from chaos import kafka_brokers, kafka_kills, kafka_links, kafka_refusals
-from chaos.kafka_stage import Stage
+from chaos.kafka_stage import KafkaStage
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Fault:
 
     name: str
     """For the command line and the result."""
-    play: Callable[[Stage, int], Awaitable[None]]
+    play: Callable[[KafkaStage, int], Awaitable[None]]
     times_long: int
     """How often in the long form."""
     times_short: int

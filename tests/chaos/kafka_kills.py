@@ -14,9 +14,10 @@ from brokers.wire import Api, Fault
 from chaos.crew import Life, Trouble
 from chaos.flight import Kind, Step
 from chaos.freezes import freeze_and_wake
-from chaos.kafka_stage import COMPLETE, Stage, stopped
+from chaos.kafka_stage import KafkaStage
 from chaos.kafka_world import SESSION_MS, TRANSACTION_MS
 from chaos.kills import carry_out, plan
+from chaos.stage import COMPLETE, stopped
 from chaos.stops import STOPS, stop_in_the_middle
 
 ASLEEP_S = 1.5 * max(SESSION_MS, TRANSACTION_MS) / 1000
@@ -41,14 +42,14 @@ _KILLED = re.compile(rf"(producer|scorer|sink) (killed|left by kill -9)|{KILLED}
 HOLDS = {Fault.HOLD_REQUEST: "on its way", Fault.HOLD_REPLY: "done, the answer on its way"}
 
 
-async def kills(stage: Stage, times: int) -> None:
+async def kills(stage: KafkaStage, times: int) -> None:
     """Kills at random, `times` of them, and aimed ones."""
     aimed = max(12, times // 4)
     await carry_out(stage.crew, plan(times, aimed, seed=stage.rng.randrange(1 << 30)), stage.tally)
     stage.happened[KILLED] += stage.tally.kills.total()
 
 
-async def stops(stage: Stage, times: int) -> None:
+async def stops(stage: KafkaStage, times: int) -> None:
     """SIGTERM in the middle of a write, and zombies that sleep before a write."""
 
     async def of(role: str) -> None:
@@ -63,7 +64,7 @@ async def stops(stage: Stage, times: int) -> None:
     stage.happened["SIGSTOP before a write, while another takes over"] += stage.zombies.zombies
 
 
-async def killed_in_a_transaction(stage: Stage, times: int) -> None:
+async def killed_in_a_transaction(stage: KafkaStage, times: int) -> None:
     """Each role, at each step of its transaction, before the broker has the request and after it has done it."""
 
     async def of(role: str) -> None:
@@ -87,7 +88,7 @@ async def killed_in_a_transaction(stage: Stage, times: int) -> None:
             group.create_task(of(role))
 
 
-async def asleep_in_a_transaction(stage: Stage, times: int) -> None:
+async def asleep_in_a_transaction(stage: KafkaStage, times: int) -> None:
     """Zombies: past session and transaction time-out, with another that takes over, and with nobody."""
     for _ in range(times):
         for role, api, hold in (
@@ -100,7 +101,7 @@ async def asleep_in_a_transaction(stage: Stage, times: int) -> None:
             await _asleep_alone(stage, role)
 
 
-async def _asleep_beside_an_heir(stage: Stage, role: str, api: Api, hold: Fault) -> None:
+async def _asleep_beside_an_heir(stage: KafkaStage, role: str, api: Api, hold: Fault) -> None:
     crew = stage.crew
     zombie = crew.posts[role]
     await zombie.until_live()
@@ -135,7 +136,7 @@ async def _asleep_beside_an_heir(stage: Stage, role: str, api: Api, hold: Fault)
     await stage.at_work(f"{zombie.name} woke up", roles=(role,))
 
 
-async def _asleep_alone(stage: Stage, role: str) -> None:
+async def _asleep_alone(stage: KafkaStage, role: str) -> None:
     """Nobody takes over: the broker aborts its transaction, and gives its partitions to nobody."""
     zombie = stage.crew.posts[role]
     held = await stage.hunted(Api.TXN_OFFSET_COMMIT, Fault.HOLD_REPLY, role=role)
@@ -150,7 +151,7 @@ async def _asleep_alone(stage: Stage, role: str) -> None:
     await stage.at_work(f"{zombie.name} woke up", roles=(role,))
 
 
-async def _is_refused(stage: Stage, zombie: Life, asleep: int, partition: str) -> None:
+async def _is_refused(stage: KafkaStage, zombie: Life, asleep: int, partition: str) -> None:
     """Until the write that it slept in has ended, which must not be well; `partition` empty: that of any."""
     open_writes = {
         event.call
@@ -166,7 +167,7 @@ async def _is_refused(stage: Stage, zombie: Life, asleep: int, partition: str) -
         stage.findings.append(f"zombie {zombie.name}: its {end.step} of {end.subject} was taken")
 
 
-async def storm(stage: Stage, times: int) -> None:
+async def storm(stage: KafkaStage, times: int) -> None:
     """Scorers and sinks come and go, by SIGTERM and kill -9, each role `times` times."""
 
     async def of(role: str) -> None:
@@ -189,7 +190,7 @@ async def storm(stage: Stage, times: int) -> None:
     await stage.at_work("a storm")
 
 
-async def _goes(stage: Stage, life: Life) -> None:
+async def _goes(stage: KafkaStage, life: Life) -> None:
     """In order, or not; before it is at work there is no order."""
     if life.over:
         raise Trouble(f"{life.name} ended by itself: {life.process.returncode}\n{life.last_words()}")

@@ -7,7 +7,7 @@ import asyncio
 
 from brokers.wire import Api, Fault
 from chaos.kafka_kills import ASLEEP_S, STEPS
-from chaos.kafka_stage import Stage
+from chaos.kafka_stage import KafkaStage
 from chaos.kafka_world import COMMIT_MS
 
 DELAY_S = 0.1
@@ -23,7 +23,7 @@ CUT_S_MAX = 1.0
 """Between two cuts at most, seconds."""
 
 
-async def links(stage: Stage, times: int) -> None:
+async def links(stage: KafkaStage, times: int) -> None:
     """All connections: cut at random times, delayed, silent past the session time-out."""
     wire, rng = stage.wire, stage.rng
     for number in range(3 * times):
@@ -48,7 +48,7 @@ async def links(stage: Stage, times: int) -> None:
         await stage.at_work("silence")
 
 
-async def ends(stage: Stage, times: int) -> None:
+async def ends(stage: KafkaStage, times: int) -> None:
     """EndTxn of each role: request lost, reply lost, held past its deadline, late into the next transaction."""
     for _ in range(times):
         for role in STEPS:
@@ -67,7 +67,7 @@ async def ends(stage: Stage, times: int) -> None:
             await _late(stage, role)
 
 
-async def _late(stage: Stage, role: str) -> None:
+async def _late(stage: KafkaStage, role: str) -> None:
     """Its client's end is cut, so whoever asks again does so at once; it arrives in the middle of what comes next.
 
     Of a scorer's next transaction the broker has the position and not the records then. On a machine so slow that an

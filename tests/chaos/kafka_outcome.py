@@ -5,108 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.checks import Verdict
 from chaos.kafka_faults import FAULTS
 from chaos.kafka_kills import kills_in
-from chaos.kafka_stage import Stage
-from chaos.kills import EXACT, Sort, Tally
+from chaos.kills import EXACT, Sort
 from chaos.outcome import scenario
-from chaos.points import NEEDED, Point
-
-FIGURES = (
-    "records",
-    "anomalies",
-    "error_lines",
-    "lost",
-    "repeated",
-    "different",
-    "foreign",
-    "positions_ahead",
-    "lag",
-)
-"""What is counted of each fault, and summed."""
-
-
-@dataclass
-class Played:
-    """One fault, or a planted bug under it."""
-
-    name: str
-    stage: Stage | None = None
-    verdict: Verdict | None = None
-    """None: it did not come to that."""
-    trouble: str = ""
-    """Why it could not go on; empty: it did."""
-    seconds: float = 0.0
-
-    @property
-    def happened(self) -> Counter[str]:
-        """What was done, and how often."""
-        return Counter() if self.stage is None else self.stage.happened
-
-    @property
-    def tally(self) -> Tally:
-        """Kills by where they fell."""
-        return Tally() if self.stage is None else self.stage.tally
-
-    @property
-    def ahead(self) -> list[str]:
-        """Where a position was ahead of what is durable."""
-        return [] if self.stage is None else [*self.stage.ahead, *self.stage.tally.findings]
-
-    @property
-    def findings(self) -> list[str]:
-        """Everything that is wrong, for people."""
-        found = [self.trouble] if self.trouble else []
-        found += self.ahead
-        if self.stage is not None:
-            found += [*self.stage.findings, *self.stage.zombies.findings]
-        if self.verdict is not None:
-            found += [*self.verdict.findings, *self.verdict.examples]
-        if self.tally.kills:
-            found += [f"no kill fell {point}: not tested" for point in NEEDED if not self.tally.at(point)]
-        return [f"{self.name}: {finding}" for finding in found]
-
-    @property
-    def right(self) -> bool:
-        """Whether all promises were kept."""
-        return not self.findings and self.verdict is not None and self.verdict.right
-
-    @property
-    def figures(self) -> dict[str, int]:
-        """The counts of what must not be, and of what there was."""
-        if self.verdict is None:
-            return {}
-        verdict = self.verdict
-        lines = (verdict.published, verdict.written, verdict.refused)
-        return {
-            "records": verdict.records,
-            "anomalies": verdict.written.expected,
-            "error_lines": verdict.refused.expected,
-            "lost": sum(one.lost for one in lines),
-            "repeated": sum(one.repeated for one in lines),
-            "different": sum(one.different for one in lines),
-            "foreign": sum(one.foreign for one in lines),
-            "positions_ahead": len(self.ahead),
-            "lag": verdict.lag,
-        }
-
-    @property
-    def summary(self) -> str:
-        """One line."""
-        counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in self.figures.items())
-        return f"{counts or 'did not come to an end'}; {self.seconds:.0f} s{'' if self.right else ': NOT KEPT'}"
-
-    @property
-    def caught(self) -> str:
-        """Of a planted bug: by what it was caught; empty: it was not."""
-        wrong = ("lost", "repeated", "different", "foreign", "positions_ahead")
-        found = [f"{name.replace('_', ' ')} {self.figures[name]}" for name in wrong if self.figures.get(name)]
-        if self.stage is not None and (self.stage.findings or self.stage.zombies.findings):
-            found.append("a zombie's write was taken")
-        if not self.figures and self.ahead:
-            found.append(f"positions ahead {len(self.ahead)}")
-        return ", ".join(found)
+from chaos.played import FIGURES, Played
+from chaos.points import Point
 
 
 @dataclass

@@ -4,7 +4,7 @@ import asyncio
 from itertools import islice
 
 from chaos.crew import Life
-from chaos.kafka_stage import Stage
+from chaos.kafka_stage import KafkaStage
 from cutbank.records import Message
 from cutbank.testing.bad_records import bad_records
 
@@ -20,7 +20,7 @@ POISON_RECORDS = 400
 PUBLISH_BYTES_MAX = 1 << 20
 
 
-async def too_large(stage: Stage, times: int) -> None:
+async def too_large(stage: KafkaStage, times: int) -> None:
     """The anomalies' topic takes less at a time; then not even one, until somebody mends it."""
     world, crew = stage.world, stage.crew
     stream = world.spec.destination
@@ -51,7 +51,7 @@ async def _says(life: Life, what: bytes) -> None:
     await life.until_true(said, what=f"the words: {what.decode()}")
 
 
-async def poison(stage: Stage, times: int) -> None:
+async def poison(stage: KafkaStage, times: int) -> None:
     """Records of every odd kind among the producer's."""
     world = stage.world
     seed = stage.rng.randrange(1 << 30)

@@ -25,9 +25,10 @@ from brokers.wire import Wire
 from chaos.checks import judge
 from chaos.crew import Crew, Trouble
 from chaos.kafka_faults import BY_NAME, CAUGHT_BY, FAULTS, Fault
-from chaos.kafka_outcome import KafkaOutcome, Played, renewed
-from chaos.kafka_stage import Stage
+from chaos.kafka_outcome import KafkaOutcome, renewed
+from chaos.kafka_stage import KafkaStage
 from chaos.kafka_world import KafkaWorld
+from chaos.played import Played
 from chaos.scenarios import RECORDS_PER_PUBLISH, finish
 from chaos.world import SPEC
 from cutbank.errors import CutbankError
@@ -115,7 +116,7 @@ class Run:
         rng = random.Random(f"{self.outcome.seed}/{fault.name}")
         try:
             async with world, Wire.of(cluster) as wire, Crew(world, plants=plants) as crew:
-                stage = played.stage = Stage(crew, world, wire, cluster, rng, self.tell)
+                stage = played.stage = KafkaStage(crew, rng, self.tell, world, wire, cluster)
                 await crew.start_all()
                 await fault.play(stage, times)
                 await finish(crew)
@@ -128,7 +129,7 @@ class Run:
         return played
 
     @staticmethod
-    def _count(stage: Stage, played: Played) -> None:
+    def _count(stage: KafkaStage, played: Played) -> None:
         """Every record that was acknowledged has to be in the log, and no other than those that were begun."""
         assert played.verdict is not None
         sure, unsure = stage.count()

@@ -32,7 +32,7 @@ async def life_of(folder: Path, *code: str) -> Life:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", *code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
-    return Life("producer", 1, process, Flight(ring), ring, log)
+    return Life("producer", 1, process, Flight(ring), ring, log, {})
 
 
 async def waiting(folder: Path) -> Life:

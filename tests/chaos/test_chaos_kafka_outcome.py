@@ -3,7 +3,8 @@
 from typing import Any
 
 from chaos.kafka_kills import kills_in
-from chaos.kafka_outcome import FIGURES, renewed
+from chaos.kafka_outcome import renewed
+from chaos.played import FIGURES
 
 
 def result(seed: int, faults: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:

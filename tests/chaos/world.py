@@ -67,14 +67,14 @@ class World:
     async def __aenter__(self) -> Self:
         for folder in (self.folder, self.log_folder, self.objects_folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._spec_path.write_text(SPEC)
-        self.spec = load_spec(self._spec_path)
+        self.spec_path.write_text(SPEC)
+        self.spec = load_spec(self.spec_path)
         clock, metrics = SystemClock(), NoMetrics()
         self.transport = await self._stack.enter_async_context(
             open_transport(self.own_url, clock=clock, metrics=metrics)
         )
-        self.store = await self._stack.enter_async_context(open_store(self._store_url, clock=clock, metrics=metrics))
-        kept = await self._stack.enter_async_context(open_store(self._state_url, clock=clock, metrics=metrics))
+        self.store = await self._stack.enter_async_context(open_store(self.own_store_url, clock=clock, metrics=metrics))
+        kept = await self._stack.enter_async_context(open_store(self.own_state_url, clock=clock, metrics=metrics))
         self.state = StateRoom(kept, pipeline=self.spec.name, stream=self.spec.source)
         return self
 
@@ -82,16 +82,34 @@ class World:
         await self._stack.aclose()
 
     @property
-    def _spec_path(self) -> Path:
+    def spec_path(self) -> Path:
+        """What is written to the services' spec."""
         return self.folder / "cutbank.toml"
 
     @property
-    def _store_url(self) -> str:
+    def store_url(self) -> str:
+        """Of the sink's objects."""
         return f"file://{self.objects_folder}/anomalies"
 
     @property
-    def _state_url(self) -> str:
+    def state_url(self) -> str:
+        """Of the scorer's state."""
         return f"file://{self.objects_folder}/state"
+
+    @property
+    def own_store_url(self) -> str:
+        """What the handle opens."""
+        return self.store_url
+
+    @property
+    def own_state_url(self) -> str:
+        """What the handle opens."""
+        return self.state_url
+
+    @property
+    def sunk(self) -> tuple[str, ...]:
+        """The streams that the sink sinks."""
+        return (self.spec.destination, self.spec.errors)
 
     @property
     def transport_url(self) -> str:
@@ -106,23 +124,24 @@ class World:
     def _log_url(self, query: str) -> str:
         return f"local://{self.log_folder}/log.db?{query}"
 
-    def environment(self, *, flush_on_stop: bool) -> Mapping[str, str]:
-        """What every service is told; each takes what is its own."""
+    def environment(self, *, client: str, flush_on_stop: bool) -> Mapping[str, str]:
+        """What every service is told; each takes what is its own. `client`: the process's own name."""
         return {
             "PATH": os.environ.get("PATH", ""),
             "HOME": os.environ.get("HOME", ""),
             "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PYTHONUNBUFFERED": "1",
+            "AWS_SDK_UA_APP_ID": client,
             "CUTBANK_TRANSPORT_URL": self.transport_url,
-            "CUTBANK_SPEC": str(self._spec_path),
+            "CUTBANK_SPEC": str(self.spec_path),
             "CUTBANK_LOG_FORMAT": "console",
             "CUTBANK_HTTP_PORT": "off",
             "CUTBANK_GRACE_S": str(GRACE_S),
-            "CUTBANK_STATE_URL": self._state_url,
+            "CUTBANK_STATE_URL": self.state_url,
             "CUTBANK_SNAPSHOT_S": "0.4",
             "CUTBANK_BATCH_RECORDS_MAX": "500",
             "CUTBANK_OUTPUT_PARTITIONS": str(self.width),
-            "CUTBANK_STORE_URL": self._store_url,
+            "CUTBANK_STORE_URL": self.store_url,
             "CUTBANK_STRETCH_RECORDS_MAX": "40",
             "CUTBANK_GRACE_MS": "200",
             "CUTBANK_FLUSH_ON_STOP": str(flush_on_stop).lower(),

@@ -228,8 +228,9 @@ class Rule:
     _pass: bool = True
 
     def release(self, *, forward: bool = True) -> None:
-        """Let go what is held; `forward` False: what the server has not got is lost."""
-        self._pass = forward
+        """Let go what is held; `forward` False: what the server has not got is lost. The first call counts."""
+        if not self._released.is_set():
+            self._pass = forward
         self._released.set()
 
     async def released(self) -> bool:
