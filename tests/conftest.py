@@ -8,7 +8,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["brokers.fixtures", "containers.fixtures"]
+pytest_plugins = ["brokers.fixtures", "containers.fixtures", "object_servers.fixtures"]
 
 settings.register_profile("free", deadline=None)
 settings.register_profile("ci", settings.get_profile("ci"), deadline=None)

@@ -6,10 +6,8 @@ restarts. `start`, `stop` and `close` block, the others don't; for one thread (t
 
 import asyncio
 import base64
-import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import Self
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from brokers.children import ends_with_us
 from brokers.jars import java, kafka_jars
 from brokers.ports import free_ports
 
@@ -30,12 +29,6 @@ STOP_S = 60.0
 _ASK_S = 5.0
 _PAUSE_S = 0.1
 _HEAP = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
-_RUN = (  # the child asks to be killed with us, then becomes java
-    "import ctypes, os, signal, sys\n"
-    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)\n"
-    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 _PROTOCOLS = "listener.security.protocol.map"
 _PROPERTIES: Mapping[str, str] = {
     "process.roles": "broker,controller",
@@ -169,18 +162,7 @@ class KafkaServer:
 
     def _command(self, *arguments: str) -> list[str]:
         jvm = (java(), *_HEAP, "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.showDateTime=true")
-        parent = os.getpid()
-        return [
-            sys.executable,
-            "-S",
-            "-c",
-            _RUN,
-            str(parent),
-            *jvm,
-            "-cp",
-            f"{kafka_jars(self._version)}/*",
-            *arguments,
-        ]
+        return ends_with_us(*jvm, "-cp", f"{kafka_jars(self._version)}/*", *arguments)
 
 
 class KafkaCluster:
