@@ -26,8 +26,9 @@ from cutbank.pipeline.sinking.claims import OTHER_FIELDS, DataObject, Layout
 GZIP_LEVEL = 6
 """zlib's own middle: a third of the time of 9, and a few percent larger."""
 
-CHUNK_BYTES = 64 << 10
-"""Lines are formatted and compressed, and bodies decompressed, so many bytes at a time."""
+CHUNK_BYTES = 1 << 20
+"""Lines are formatted and compressed, and bodies decompressed, so many bytes at a time: after each piece the thread
+waits for the interpreter, which others hold."""
 
 CONTENT_BYTES_MAX = 1 << 30
 """Most that `chunks` and `content` decompress where the caller does not know better, bytes."""
