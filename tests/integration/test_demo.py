@@ -130,7 +130,7 @@ def figure(output: str, name: str) -> list[int]:
 
 
 def assert_balanced(output: str) -> None:
-    assert output.count("✓") == 2, output
+    assert output.count("✓") == (3 if "= errors in objects" in output else 2), output
     assert "✗" not in output
     (produced,) = figure(output, "records produced")
     scored, errors = figure(output, "= scored + errors")
@@ -353,6 +353,8 @@ async def test_an_input_with_bad_rows_balances_and_is_not_replayed_twice(tmp_pat
         assert code == 0, output
         assert_balanced(output)
         assert figure(output, "= scored + errors") == [1198, 2]
+        assert figure(output, "= errors in objects") == [2]
+        assert len(list((tmp_path / "data" / "anomalies" / "errors").rglob("*.json"))) >= 1
         assert ("Goes on with the log" in output) is again
     trades.write_text(trades.read_text().replace("100,0,A", "200,0,A"))
     code, output = await run(*asked)

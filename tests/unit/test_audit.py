@@ -14,8 +14,9 @@ from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.accounts import Accounts, FindingKind, Side, SourceId, source_id
-from cutbank.pipeline.audit import _Ledger, recount
+from cutbank.pipeline.audit import recount
 from cutbank.pipeline.findings import EXAMPLES_MAX
+from cutbank.pipeline.ledger import Ledger
 from cutbank.pipeline.sinking.claims import ChainId, Claim, DataObject, FirstRecord, Layout, Lost, encode
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Batch, Message, Partition, Position
@@ -26,6 +27,7 @@ from cutbank.transports.local import open_local
 
 SPEC = PipelineSpec()
 OBJECT = "2026/11/23/06/anomaly-extractor-anomalies-0-x-0.json"
+ERRORS_OBJECT = "errors/2026/11/23/06/anomaly-extractor-errors-0-x-0.json"
 ANOMALOUS = (260, 270, 280)
 BAD = 5
 RECORDS = 300
@@ -62,7 +64,9 @@ def error_line(position: int, reason: str = "invalid_json", *, pipeline: str = S
     return orjson.dumps({"ERROR_NAME": reason, "SOURCE": source(position, pipeline=pipeline)})
 
 
-def claim_of(objects: dict[str, bytes], *, pipeline: str = SPEC.name, start: int = 0) -> Claim:
+def claim_of(
+    objects: dict[str, bytes], *, pipeline: str = SPEC.name, start: int = 0, stream: str = SPEC.destination
+) -> Claim:
     """The claim that says so of the objects."""
     named = [
         DataObject(
@@ -75,7 +79,7 @@ def claim_of(objects: dict[str, bytes], *, pipeline: str = SPEC.name, start: int
     ]
     return Claim(
         pipeline=pipeline,
-        stream=SPEC.destination,
+        stream=stream,
         partition="0",
         start=Position(start),
         end=Position(start + 3),
@@ -106,6 +110,9 @@ class House:
     tampered: dict[str, bytes] = field(default_factory=dict)
     scorer_at: int | None = RECORDS
     sink_at: int | None = len(ANOMALOUS)
+    sunk_errors: list[bytes] | None = None
+    """What lies in an object of the errors; None: errors are not sunk."""
+    errors_at: int | None = 1
 
     async def fill(self) -> None:
         scores = {n: 0.0 if n < WARM_UP else 2.5 if n in ANOMALOUS else 0.7 for n in range(RECORDS) if n != BAD}
@@ -134,6 +141,12 @@ class House:
             await self.store.create(claim.key, encode(claim))
         for key, body in bodies.items():
             await self.store.create(key, self.tampered.get(key, body))
+        if self.sunk_errors is not None:
+            body = b"".join(text + b"\n" for text in self.sunk_errors)
+            errors = claim_of({ERRORS_OBJECT: body}, stream=SPEC.errors)
+            await self.store.create(errors.key, encode(errors))
+            await self.store.create(ERRORS_OBJECT, body)
+            await commit(self.transport, f"{SPEC.name}.sink", SPEC.errors, self.errors_at)
         await commit(self.transport, f"{SPEC.name}.scorer", SPEC.source, self.scorer_at)
         await commit(self.transport, f"{SPEC.name}.sink", SPEC.destination, self.sink_at)
         return await recount(self.transport, self.store, SPEC, labels="labels")
@@ -322,6 +335,35 @@ async def test_a_broken_anomaly_is_named(house: House, break_it: Break, expected
     assert kinds(accounts) == expected
     assert not accounts.holds(Side.ANOMALIES)
     assert accounts.holds(Side.RECORDS)
+
+
+async def test_errors_in_objects_are_counted_apart(house: House) -> None:
+    house.sunk_errors = list(house.errors)
+    accounts = await house.count()
+    assert accounts.findings == ()
+    assert (accounts.errors, accounts.error_lines, accounts.lines) == (1, 1, 3)
+    assert accounts.objects == (OBJECT, ERRORS_OBJECT)
+
+
+@pytest.mark.parametrize(
+    ("sunk", "errors_at", "expected"),
+    [
+        ([line(BAD, 0.0)], 1, {FindingKind.ERROR_MISSING: 1, FindingKind.FOREIGN_LINE: 1}),
+        ([error_line(7)], None, {FindingKind.ERROR_NOT_WRITTEN: 1, FindingKind.FOREIGN_LINE: 1}),
+        ([error_line(7)], 1, {FindingKind.ERROR_MISSING: 1, FindingKind.FOREIGN_LINE: 1}),
+        ([error_line(BAD), error_line(BAD)], 1, {FindingKind.ERROR_DOUBLED: 1}),
+        ([error_line(BAD), error_line(10**9)], 1, {FindingKind.FOREIGN_LINE: 1}),
+    ],
+    ids=["another's line", "sink lags", "missing", "doubled", "of no record"],
+)
+async def test_a_broken_error_in_objects_is_named(
+    house: House, sunk: list[bytes], errors_at: int | None, expected: dict[FindingKind, int]
+) -> None:
+    house.sunk_errors, house.errors_at = sunk, errors_at
+    accounts = await house.count()
+    assert kinds(accounts) == expected
+    assert accounts.holds(Side.RECORDS)
+    assert accounts.holds(Side.ERRORS) == (set(expected) == {FindingKind.FOREIGN_LINE})
 
 
 def _lose(house: House) -> None:
@@ -553,7 +595,7 @@ def test_positions_wider_than_64_bits_are_kept() -> None:
             Partition("s", "0"), found[0], Position(found[-1] + 1), found, [0] * count, [None] * count, [b""] * count
         )
 
-    ledger = _Ledger(Position(0))
+    ledger = Ledger(Position(0))
     ledger.take(batch(1, 2))
     ledger.take(batch(3, 1 << 70, 1 << 200))
     assert list(ledger.positions) == [1, 2, 3, 1 << 70, 1 << 200]

@@ -1,8 +1,8 @@
 """What a recount found: the accounts of a pipeline, as values. Owns the names of everything that can be wrong.
 
-Two equations must hold, record by record and not only as sums: every record of the source is scored or in the error
-stream, exactly once; every anomaly is one line in the objects, byte for byte as it was published, and every object is
-as a claim says. Lines of other pipelines are no part of it. Values only; no I/O.
+Record by record, and not only as sums: every record of the source is scored or in the error stream, exactly once;
+every anomaly is one line in the objects, byte for byte as it was published, and so is every error where errors are
+sunk; every object is as a claim says. Lines of other pipelines are no part of it. Values only; no I/O.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ class Side(Enum):
 
     RECORDS = "records produced = scored + errors"
     ANOMALIES = "anomalies scored = anomalies in objects"
+    ERRORS = "errors = errors in objects"
 
 
 class FindingKind(Kind):
@@ -48,7 +49,10 @@ class FindingKind(Kind):
     DIFFERENT_OBJECT = ("object differs from its claim", Side.ANOMALIES, "objects that are not as their claim says")
     UNCLAIMED_OBJECT = ("object without a claim", Side.ANOMALIES, "objects that no claim names")
     ALTERED_LINE = ("altered line", Side.ANOMALIES, "lines in objects that differ from what was published")
-    FOREIGN_LINE = ("foreign line", Side.ANOMALIES, "lines in objects that are no anomaly of this pipeline")
+    FOREIGN_LINE = ("foreign line", Side.ANOMALIES, "lines in objects that are no anomaly or error of this pipeline")
+    ERROR_NOT_WRITTEN = ("error not written yet", Side.ERRORS, "errors that the sink has not come to: it still lags")
+    ERROR_MISSING = ("missing error", Side.ERRORS, "errors that the sink has passed and that are in no object")
+    ERROR_DOUBLED = ("doubled error", Side.ERRORS, "errors that are in the objects more than once")
     UNREADABLE_LINE = ("unreadable line", Side.ANOMALIES, "lines in objects that are no JSON row with a SOURCE")
 
 
@@ -91,7 +95,7 @@ class Accounts:
     anomalies: int
     """Records scored over the threshold."""
     lines: int
-    """Lines in the data objects, those of records past retention left out."""
+    """Anomalies' lines in the data objects, those of records past retention left out."""
     objects: tuple[str, ...]
     """Keys of the data objects, in order."""
     past_retention: int
@@ -100,6 +104,8 @@ class Accounts:
     """Everything that is wrong; empty when the accounts balance."""
     quality: Quality | None
     """None where there are no labels."""
+    error_lines: int | None = None
+    """Errors' lines in the data objects, those of records past retention left out; None: errors are not sunk."""
 
     @property
     def balanced(self) -> bool:

@@ -9,11 +9,9 @@ Event-loop only, one caller; it writes nothing.
 """
 
 import hashlib
-from array import array
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, MutableSequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -22,8 +20,9 @@ from cutbank.errors import PartitionStopped, PositionLost
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.accounts import Accounts, FindingKind, Quality, SourceId, source_id
 from cutbank.pipeline.findings import Findings
+from cutbank.pipeline.ledger import ERROR_SUNK, FLAGGED, LABELLED, REFUSED, SCORED, TOO_LARGE, WARM_UP, Ledger
 from cutbank.pipeline.sinking.claims import DataObject
-from cutbank.pipeline.sinking.inspect import claims, data_objects, losses
+from cutbank.pipeline.sinking.inspect import chains, claims, data_objects, losses
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Batch, Partition, Position, position_text
 from cutbank.transports.base import StreamInfo, Transport
@@ -65,30 +64,6 @@ async def read_all(transport: Transport, info: StreamInfo) -> AsyncIterator[Batc
             yield batch.before(part.end)
 
 
-_SCORED, _REFUSED, _TOO_LARGE, _WARM_UP, _FLAGGED, _LABELLED = (1 << bit for bit in range(6))
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """One source partition: its positions, ascending, and a byte of flags for each."""
-
-    oldest: Position
-    positions: MutableSequence[int] = field(default_factory=lambda: array("Q"))
-    flags: bytearray = field(default_factory=bytearray)
-
-    def take(self, batch: Batch) -> None:
-        try:
-            self.positions.extend(batch.positions)
-        except OverflowError:  # Kinesis: 256 bits; array.extend may have taken some already
-            self.positions = [*self.positions[: len(self.flags)], *batch.positions]
-        self.flags.extend(bytes(len(batch)))
-
-    def index(self, position: int) -> int | None:
-        """Where a position lies, None if there is no such record."""
-        at = bisect_left(self.positions, position)
-        return at if at < len(self.positions) and self.positions[at] == position else None
-
-
 @dataclass(slots=True)
 class _Anomaly:
     """One anomaly on its way: the digest of its line, where it was published, in how many lines of objects it is."""
@@ -106,13 +81,15 @@ class _Recount:
         self._transport = transport
         self._store = store
         self._spec = spec
-        self._ledgers: dict[str, _Ledger] = {}
+        self._ledgers: dict[str, Ledger] = {}
         self._anomalies: dict[SourceId, _Anomaly] = {}
         self._warming: dict[tuple[str, int], bool] = {}
         self._reasons: Counter[str] = Counter()
         self._findings = Findings(FindingKind)
         self._past_retention: set[SourceId] = set()
         self._lines = 0
+        self._error_lines = 0
+        self._errors_sunk = False
         self._objects: dict[str, tuple[int, int, str]] = {}
 
     async def run(self, labels: str | None) -> Accounts:
@@ -132,6 +109,7 @@ class _Recount:
             self._take_object(entry.key, await self._store.read(entry.key))
         await self._take_claims()
         await self._close_records()
+        await self._close_errors(outputs[1])
         await self._close_anomalies()
         return self._accounts(quality=labels is not None)
 
@@ -146,7 +124,7 @@ class _Recount:
         labelled = await self._read_labels(labels) if labels is not None else frozenset()
         info = await self._transport.describe(self._spec.source)
         for part in info.partitions:
-            self._ledgers[part.partition.id] = _Ledger(part.oldest)
+            self._ledgers[part.partition.id] = Ledger(part.oldest)
         async for batch in read_all(self._transport, info):
             ledger = self._ledgers[batch.partition.id]
             before = len(ledger.flags)
@@ -154,7 +132,7 @@ class _Recount:
             if labelled:
                 for at, value in enumerate(batch.values, before):
                     if _record_id(value) in labelled:
-                        ledger.flags[at] |= _LABELLED
+                        ledger.flags[at] |= LABELLED
 
     async def _read_labels(self, stream: str) -> set[int | str]:
         """The ids of the records that the producer made anomalous."""
@@ -179,12 +157,12 @@ class _Recount:
         if source is None or found is None:
             return
         ledger, at = found
-        if ledger.flags[at] & _SCORED:
+        if ledger.flags[at] & SCORED:
             self._findings.note(FindingKind.SCORED_TWICE, str(source))
             return
         life = (source.partition, source.run)
         warm_up = self._warming[life] = self._warming.get(life, True) and score == 0.0
-        ledger.flags[at] |= _SCORED | (_WARM_UP if warm_up else 0) | (_FLAGGED if flagged else 0)
+        ledger.flags[at] |= SCORED | (WARM_UP if warm_up else 0) | (FLAGGED if flagged else 0)
         if flagged:
             self._anomalies[source] = _Anomaly(_digest(value))
 
@@ -199,16 +177,16 @@ class _Recount:
         if source is None or found is None:
             return
         ledger, at = found
-        if ledger.flags[at] & _REFUSED:
+        if ledger.flags[at] & REFUSED:
             self._findings.note(FindingKind.REFUSED_TWICE, str(source))
             return
         self._reasons[reason] += 1
-        ledger.flags[at] |= _REFUSED
+        ledger.flags[at] |= REFUSED
         if reason == "anomaly_too_large":
             # Scored, but its line fits no stream: an error, and no anomaly is to be expected of it.
-            ledger.flags[at] |= _TOO_LARGE
+            ledger.flags[at] |= TOO_LARGE
             self._anomalies.pop(source, None)
-        elif ledger.flags[at] & _SCORED:
+        elif ledger.flags[at] & SCORED:
             self._findings.note(FindingKind.SCORED_AND_REFUSED, str(source))
 
     def _take_anomaly(self, output: Partition, position: Position, value: bytes) -> None:
@@ -238,12 +216,16 @@ class _Recount:
         for number, line in _lines(body):
             where = f"{key} line {number}"
             try:
-                source = self._source_id(orjson.loads(line))
+                row = orjson.loads(line)
+                source = self._source_id(row)
             except ValueError:
                 self._lines += 1
                 self._findings.note(FindingKind.UNREADABLE_LINE, where)
                 continue
             if source is None or self._is_past_retention(source):
+                continue
+            if "ERROR_NAME" in row and "ANOMALY_SCORE" not in row:
+                self._take_error_line(where, source)
                 continue
             self._lines += 1
             anomaly = self._anomalies.get(source)
@@ -256,6 +238,17 @@ class _Recount:
             if anomaly.digest != _digest(line):
                 self._findings.note(FindingKind.ALTERED_LINE, f"{where}: {source}")
         self._objects[key] = number, len(body), hashlib.sha256(body).hexdigest()
+
+    def _take_error_line(self, where: str, source: SourceId) -> None:
+        self._error_lines += 1
+        ledger = self._ledgers.get(source.partition)
+        at = None if ledger is None else ledger.index(source.position)
+        if ledger is None or at is None or not ledger.flags[at] & REFUSED:
+            self._findings.note(FindingKind.FOREIGN_LINE, f"{where}: {source}")
+            return
+        if ledger.flags[at] & ERROR_SUNK:
+            self._findings.note(FindingKind.ERROR_DOUBLED, f"{where}: {source}")
+        ledger.flags[at] |= ERROR_SUNK
 
     async def _take_claims(self) -> None:
         """Each object as its claim says, byte for byte; lines are counted without claims."""
@@ -287,10 +280,25 @@ class _Recount:
             partition = Partition(self._spec.source, partition_id)
             passed = await self._transport.committed(f"{self._spec.name}.scorer", partition) or 0
             for at, flags in enumerate(ledger.flags):
-                if not flags & (_SCORED | _REFUSED):
+                if not flags & (SCORED | REFUSED):
                     position = ledger.positions[at]
                     kind = FindingKind.LOST if position < passed else FindingKind.NOT_PROCESSED
                     self._findings.note(kind, f"{partition_id}/{position_text(Position(position))}")
+
+    async def _close_errors(self, info: StreamInfo) -> None:
+        """Where errors are sunk, every one is in an object."""
+        sunk = [chain.stream async for chain in chains(self._store, self._spec.name)]
+        self._errors_sunk = info.name in sunk
+        if not self._errors_sunk:
+            return
+        group, behind = f"{self._spec.name}.sink", False
+        for part in info.partitions:
+            behind = behind or (await self._transport.committed(group, part.partition) or 0) < part.end
+        for partition_id, ledger in self._ledgers.items():
+            for at, flags in enumerate(ledger.flags):
+                if flags & (REFUSED | ERROR_SUNK) == REFUSED:
+                    kind = FindingKind.ERROR_NOT_WRITTEN if behind else FindingKind.ERROR_MISSING
+                    self._findings.note(kind, f"{partition_id}/{position_text(Position(ledger.positions[at]))}")
 
     async def _close_anomalies(self) -> None:
         passed: dict[str, int] = {}
@@ -310,18 +318,19 @@ class _Recount:
         counts = Counter(bytes(flags for ledger in self._ledgers.values() for flags in ledger.flags))
         return Accounts(
             produced=counts.total(),
-            scored=sum(n for flags, n in counts.items() if flags & _SCORED and not flags & _TOO_LARGE),
-            errors=sum(n for flags, n in counts.items() if flags & _REFUSED),
+            scored=sum(n for flags, n in counts.items() if flags & SCORED and not flags & TOO_LARGE),
+            errors=sum(n for flags, n in counts.items() if flags & REFUSED),
             errors_by_reason=tuple(self._reasons.most_common()),
-            anomalies=sum(n for flags, n in counts.items() if flags & _FLAGGED and not flags & _TOO_LARGE),
+            anomalies=sum(n for flags, n in counts.items() if flags & FLAGGED and not flags & TOO_LARGE),
             lines=self._lines,
             objects=tuple(self._objects),
             past_retention=len(self._past_retention),
             findings=self._findings.all(),
+            error_lines=self._error_lines if self._errors_sunk else None,
             quality=_quality(counts) if quality else None,
         )
 
-    def _locate(self, source: SourceId) -> tuple[_Ledger, int] | None:
+    def _locate(self, source: SourceId) -> tuple[Ledger, int] | None:
         """The ledger and place of a line's record; None, and noted, where it is no record that the log holds."""
         if self._is_past_retention(source):
             return None
@@ -348,12 +357,12 @@ def _quality(counts: Counter[int]) -> Quality:
     table: Counter[tuple[bool, bool]] = Counter()
     warm_up = 0
     for flags, count in counts.items():
-        if not flags & _SCORED:
+        if not flags & SCORED:
             continue
-        if flags & _WARM_UP:
+        if flags & WARM_UP:
             warm_up += count
         else:
-            table[bool(flags & _FLAGGED), bool(flags & _LABELLED)] += count
+            table[bool(flags & FLAGGED), bool(flags & LABELLED)] += count
     return Quality(
         warm_up=warm_up,
         true_positives=table[True, True],

@@ -75,7 +75,7 @@ async def test_the_sink_is_flushed_so_often_and_then_it_is_a_fault() -> None:
         while not flushing.done():
             await clock.advance(1.0)
     assert service.stops == FLUSHES_MAX
-    assert waits._faults[0].startswith(f"7 anomalies are in no object after {FLUSHES_MAX} attempts")
+    assert waits._faults[0].startswith(f"7 anomalies and errors are in no object after {FLUSHES_MAX} attempts")
 
 
 def test_only_a_small_file_is_counted_beforehand(tmp_path: Path) -> None:

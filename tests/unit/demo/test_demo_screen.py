@@ -1,6 +1,7 @@
 """Frames, lines and summaries are functions of values: what they show, and that they fit."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -159,6 +160,18 @@ def test_the_summary_marks_each_equation() -> None:
     assert "1.000" in text
     assert "7 objects:\n  data/anomalies/2026/11/23/06/0.json\n" in text
     assert text.splitlines()[-1] == "  … and 2 more"
+
+
+def test_the_summary_counts_errors_in_objects_where_they_are_sunk() -> None:
+    sunk = summed_up(replace(ACCOUNTS, error_lines=1), objects_root="d")
+    assert re.search(r"= errors in objects\W+1\W+✓", sunk)
+    assert "errors in objects" not in summed_up(ACCOUNTS, objects_root="d")
+    assert "errors in objects" not in summed_up(replace(ACCOUNTS, errors=0, error_lines=0), objects_root="d")
+    missing = Finding(FindingKind.ERROR_MISSING, 1, ("0/17",))
+    assert re.search(
+        r"= errors in objects\W+0\W+✗",
+        summed_up(replace(ACCOUNTS, error_lines=0, findings=(missing,)), objects_root="d"),
+    )
 
 
 def test_a_long_path_stays_in_one_line() -> None:

@@ -91,6 +91,8 @@ def summary(accounts: Accounts, *, objects_root: str) -> list[RenderableType]:
     table.add_row("  = scored + errors", f"{accounts.scored:,} + {accounts.errors:,}", _mark(accounts, Side.RECORDS))
     if reasons:
         table.add_row("  errors by reason", Text(printable(reasons)), "")
+    if accounts.error_lines is not None and (accounts.errors or accounts.error_lines):
+        table.add_row("  = errors in objects", f"{accounts.error_lines:,}", _mark(accounts, Side.ERRORS))
     table.add_section()
     table.add_row("anomalies scored", f"{accounts.anomalies:,}", "")
     table.add_row("  = anomalies in objects", f"{accounts.lines:,}", _mark(accounts, Side.ANOMALIES))

@@ -205,10 +205,12 @@ class Session:
             if self._is_parked(sink) or left == 0 or sink.failure is not None:
                 return
             if attempt < FLUSHES_MAX:
-                self._note(f"{left:,} of {before:,} anomalies are in no object yet: the sink is started again")
+                self._note(
+                    f"{left:,} of {before:,} anomalies and errors are in no object yet: the sink is started again"
+                )
                 sink = self._child("sink")
                 group.create_task(sink.supervise())
-        self._fault(f"{left:,} anomalies are in no object after {FLUSHES_MAX} attempts{_words(sink)}")
+        self._fault(f"{left:,} anomalies and errors are in no object after {FLUSHES_MAX} attempts{_words(sink)}")
 
     # What people see meanwhile.
 

@@ -22,6 +22,7 @@ from cutbank.cli.demo.view import (
 from cutbank.clock import Clock
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.sinking.inspect import data_objects
+from cutbank.pipeline.sinking.layout import name_beginning
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Partition, Position
 from cutbank.transports.base import StreamInfo, Transport
@@ -88,8 +89,10 @@ class Watcher:
         return await self._lag(await self._transport.describe(self._spec.source), f"{self._spec.name}.scorer")
 
     async def sink_lag(self) -> int:
-        """Anomalies behind the end of the last claim whose objects are all there."""
-        return await self._lag(await self._transport.describe(self._spec.destination), f"{self._spec.name}.sink")
+        """Anomalies and errors behind the ends of the last claims whose objects are all there."""
+        group = f"{self._spec.name}.sink"
+        streams = (self._spec.destination, self._spec.errors)
+        return sum([await self._lag(await self._transport.describe(stream), group) for stream in streams])
 
     async def look(
         self, *, phase: str, total_s: float | None, records_total: int | None, notes: tuple[str, ...]
@@ -157,9 +160,11 @@ class Watcher:
             return
         self._objects_due_s = self._clock.monotonic_s() + OBJECTS_S
         self._objects, self._newest_object = 0, ""
+        errors = name_beginning(self._spec.name, self._spec.errors)
         async for entry in data_objects(self._store):
             self._objects += 1
-            self._newest_object = entry.key
+            if not entry.key.rpartition("/")[2].startswith(errors):
+                self._newest_object = entry.key
 
     def _rate(self, scored: int) -> float:
         now_s = self._clock.monotonic_s()

@@ -40,9 +40,14 @@ def object_key(
     No two claims name one key, in whatever zone and folders, also in the hour that a zone's clocks repeat: `-` is
     escaped in all parts but the first, so that the name reads from its end.
     """
-    stream, partition = (quote(part, safe="").replace("-", "%2D") for part in (chain.stream, chain.partition))
-    name = f"{quote(chain.pipeline, safe='')}-{stream}-{partition}-{position_text(start)}-{ordinal}{ending(layout)}"
+    partition = quote(chain.partition, safe="").replace("-", "%2D")
+    name = f"{name_beginning(chain.pipeline, chain.stream)}{partition}-{position_text(start)}-{ordinal}{ending(layout)}"
     return folders(layout, minute_ms, value, seed=chain.claim_key(start)) + name
+
+
+def name_beginning(pipeline: str, stream: str) -> str:
+    """How the names of all objects of a stream begin, after their folders."""
+    return f"{quote(pipeline, safe='')}-{quote(stream, safe='').replace('-', '%2D')}-"
 
 
 def ending(layout: Layout) -> str:
