@@ -40,7 +40,8 @@ _POSITION_END = 1 << 64
 _ROWTIME_BYTES = 24
 _SECOND_BYTES = 19
 _FORM = np.frombuffer(b"0000-00-00T00:00:00.000Z", dtype=np.uint8)
-_DIGIT = ord("0") == _FORM
+_SPAN = np.where(ord("0") == _FORM, 9, 0).astype(np.uint8)
+_TO_SECOND = np.uint64(0xFF_FFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +192,13 @@ def _seconds(times: Sequence[Any]) -> NDArray[np.int64] | None:
     """Seconds of texts like "2026-11-22T23:00:00.123Z"; None: one is none. Raises ValueError, TypeError for others."""
     if set(map(len, times)) != {_ROWTIME_BYTES}:
         return None
-    table = np.frombuffer("".join(times).encode("ascii"), dtype=np.uint8).reshape(len(times), _ROWTIME_BYTES)
-    if not np.where(_DIGIT, (table - _FORM) <= 9, table == _FORM).all():  # bytes: what lies before "0" wraps around
+    table = np.frombuffer("".join(times).encode("ascii"), dtype=np.uint8)
+    if not (table.reshape(-1, _ROWTIME_BYTES) - _FORM <= _SPAN).all():  # bytes: what lies before "0" wraps around
         return None
-    # Neighbours share their second: each run of equal ones is read once.
-    changes = np.flatnonzero((table[1:, :_SECOND_BYTES] != table[:-1, :_SECOND_BYTES]).any(axis=1)) + 1
+    # Neighbours share their second: each run of equal ones is read once. Eight characters are one number.
+    one, two, three = table.view("<u8").reshape(-1, 3).T
+    three = three & _TO_SECOND
+    changes = np.flatnonzero((one[1:] != one[:-1]) | (two[1:] != two[:-1]) | (three[1:] != three[:-1])) + 1
     firsts = [0, *changes.tolist()]
     seconds = np.array([second_of(times[first][:_SECOND_BYTES]) for first in firsts], dtype=np.int64)
     return np.repeat(seconds, np.diff(firsts, append=len(times)))
