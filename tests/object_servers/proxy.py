@@ -134,6 +134,9 @@ class FaultProxy:
             return web.Response()  # which nobody gets
 
     async def _done(self, http: web.BaseRequest) -> web.StreamResponse:
+        if http.headers.get("Expect", "").lower() == "100-continue":
+            await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            http.writer.output_size = 0  # as aiohttp's own handler does: no byte of the reply has been sent
         body = await http.content.read()
         request = request_of(http.method, http.raw_path, http.headers, len(body))
         self.seen[request.action, request.what] += 1

@@ -120,6 +120,13 @@ async def test_without_rules_everything_passes_as_it_was_sent() -> None:
         assert not proxy.struck
 
 
+async def test_who_asks_before_it_sends_is_told_to_go_on() -> None:
+    async with proxied() as (proxy, server, client):
+        async with client.put(f"{proxy.url}/bucket/k", data=b"large", expect100=True) as reply:
+            assert reply.status == 200
+        assert server.objects == {"/bucket/k": b"large"}
+
+
 @pytest.mark.parametrize("error", [SLOW_DOWN, INTERNAL, CONFLICT, EXPIRED])
 async def test_an_error_in_place_of_the_server_is_aws_s_own_and_nothing_is_done(error: S3Error) -> None:
     async with proxied() as (proxy, server, client):
