@@ -27,13 +27,14 @@ from cutbank.transports.local import groups
 
 def commit_before_put() -> None:
     """The sink commits a stretch's end before its claim and object are there."""
-    cut = _Worker._cut
+    depart = _Worker._depart
 
-    async def wrong(worker: _Worker) -> bool:
+    async def wrong(worker: _Worker) -> None:
+        await worker._flights.land()
         await worker._lease.commit(worker._stretch.end)
-        return await cut(worker)
+        await depart(worker)
 
-    _Worker._cut = wrong  # type: ignore[method-assign, assignment]
+    _Worker._depart = wrong  # type: ignore[method-assign]
 
 
 def unfinished_claim() -> None:

@@ -48,7 +48,7 @@ def commit_before_put() -> Iterator[None]:
     run = _Worker.run
 
     async def planted(self: _Worker) -> None:
-        self._chain = _CommitsFirst(self._chain, self)  # type: ignore[assignment]
+        self._flights._chain = _CommitsFirst(self._chain, self)  # type: ignore[assignment]
         await run(self)
 
     with patch.object(_Worker, "run", planted):

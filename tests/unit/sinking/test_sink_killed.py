@@ -39,7 +39,8 @@ async def test_kills_at_random_points_lose_and_repeat_nothing(tmp_path: Path) ->
         open_transport(settings.transport_url, clock=clock, metrics=NoMetrics()) as transport,
         open_store(settings.store_url, clock=clock, metrics=NoMetrics()) as store,
     ):
-        await transport.ensure(StreamConfig("anomalies"))
+        for stream in ("anomalies", "errors"):
+            await transport.ensure(StreamConfig(stream))
         for first in range(0, RECORDS, 500):
             await transport.publish(
                 [Message("anomalies", anomaly(n, pipeline=PipelineSpec().name)) for n in range(first, first + 500)]

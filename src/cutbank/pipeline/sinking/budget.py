@@ -36,13 +36,14 @@ class Budget:
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._holders: set[Holder] = set()
+        self._departed: set[Holder] = set()
         self._gate = asyncio.Lock()
         self._freed = asyncio.Event()
 
     @property
     def held_bytes(self) -> int:
         """What all hold now."""
-        return sum(holder.held_bytes for holder in self._holders)
+        return sum(holder.held_bytes for holder in (*self._holders, *self._departed))
 
     @property
     def read_bytes(self) -> int:
@@ -66,6 +67,19 @@ class Budget:
             self._holders.discard(holder)
             self._freed.set()
 
+    def departing(self, holder: Holder) -> Holder:
+        """What it holds, apart and on its way out, so that it can go on reading: a holder until `arrived`."""
+        departed = Holder()
+        departed.busy = True
+        departed.held_bytes, holder.held_bytes = holder.held_bytes, 0
+        self._departed.add(departed)
+        return departed
+
+    def arrived(self, departed: Holder) -> None:
+        """Nothing is left of it."""
+        self._departed.discard(departed)
+        self._freed.set()
+
     def hold(self, holder: Holder, held_bytes: int) -> None:
         """It holds so much now."""
         if held_bytes < holder.held_bytes:
@@ -86,7 +100,7 @@ class Budget:
     def _squeeze(self, excess_bytes: int) -> None:
         """Ask the largest, and no more of them than needed."""
         idle = []
-        for holder in self._holders:
+        for holder in (*self._holders, *self._departed):
             if holder.busy or holder.squeezed.is_set():
                 excess_bytes -= holder.held_bytes
             elif holder.held_bytes:

@@ -7,17 +7,16 @@ Event-loop only; one task a partition. A crash anywhere leaves what the next own
 """
 
 import hashlib
-from dataclasses import dataclass
 
 import structlog
 
 from cutbank.errors import AnotherStream, ObjectsLost, PositionLost, StateLost, StreamUnavailable
 from cutbank.pipeline.sinking.budget import Budget, Holder
 from cutbank.pipeline.sinking.chain import Chain
-from cutbank.pipeline.sinking.claims import Birth, Claim, DataObject, Mark
+from cutbank.pipeline.sinking.claims import Birth, Claim, DataObject
 from cutbank.pipeline.sinking.config import SinkConfig
 from cutbank.pipeline.sinking.reading import Reader
-from cutbank.pipeline.sinking.stretch import Stretch, held_bytes
+from cutbank.pipeline.sinking.stretch import Place, Stretch, held_bytes
 from cutbank.records import Position, position_text
 from cutbank.transports.base import RECORD_BYTES_MAX, Lease, PartitionInfo, Transport
 
@@ -25,18 +24,6 @@ log = structlog.get_logger(__name__)
 
 EMPTY_READS_MAX = 30
 """Reads without a record, about a second each, before a claim's end that the log does not reach is a passing fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a chain goes on."""
-
-    start: Position
-    """The next claim's start: the newest claim's end."""
-    reading: Position
-    """Where reading goes on: the same, unless that is no longer retained."""
-    marks: tuple[Mark, ...]
-    minute_ms: int
 
 
 def place_after(claim: Claim) -> Place:

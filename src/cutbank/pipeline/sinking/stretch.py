@@ -10,6 +10,7 @@ Knows no clock and no store; one task or thread at a time.
 import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from cutbank.pipeline.sinking.claims import MARKS_MAX, MINUTE_MS, ChainId, Claim, FirstRecord, Layout, Mark
 from cutbank.pipeline.sinking.layout import arrival_in_range, minute_of, object_key, order
@@ -53,6 +54,18 @@ class Marks:
             Mark(partition=partition, run=run, position=position, ordinal=ordinal)
             for partition, (run, position, ordinal) in self._marks.items()
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chain goes on."""
+
+    start: Position
+    """The next claim's start: the newest claim's end."""
+    reading: Position
+    """Where reading goes on: the same, unless that is no longer retained."""
+    marks: tuple[Mark, ...]
+    minute_ms: int
 
 
 class Stretch:
@@ -109,6 +122,11 @@ class Stretch:
     def held_bytes(self) -> int:
         """Memory that this stretch needs until its objects are put: its lines, all bodies, and overhead."""
         return held_bytes(self._layout, count=self.count, line_bytes=self.line_bytes, objects=len(self._values) + 1)
+
+    @property
+    def place(self) -> Place:
+        """Where the next stretch begins, once this one has ended."""
+        return Place(self.end, self.end, self._marks.export(), self.minute_ms)
 
     def take(self, batch: Batch, index: int = 0, *, broker_ms: int) -> int:
         """Take records of `batch` from `index` on; the index of the first one that belongs to the next stretch.

@@ -1,31 +1,32 @@
 """A sink's work on its partitions: reads, cuts, claims, puts, commits. Durable first, commit last.
 
-Per partition one task and one open stretch. Order: the claim, then its objects, then the commit of its end, then the
-next stretch. A crash leaves at most one unfinished claim, which whoever takes the partition next finishes; what was
-held without a claim is read again. A stop leaves a claim only where the store is unavailable.
+Per partition one open stretch, and at most `flight.FLIGHTS_MAX` that it has cut before, on their way into objects while
+the next records are read. Order: the claim, then its objects, then the commit of its end, then the next claim. A crash
+leaves at most one unfinished claim, which whoever takes the partition next finishes; what was held without a claim is
+read again. A stop lets what is in flight land, and leaves a claim only where the store is unavailable.
 Event-loop only; decoding, sorting and hashing run in threads.
 """
 
 import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import structlog
 
 from cutbank.clock import Clock
-from cutbank.errors import CutbankError, PositionLost, StreamUnavailable
+from cutbank.errors import PositionLost
 from cutbank.metrics import Metrics
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.sinking.budget import Budget, Holder
 from cutbank.pipeline.sinking.chain import Chain
-from cutbank.pipeline.sinking.claims import ChainId
+from cutbank.pipeline.sinking.claims import ChainId, Claim
 from cutbank.pipeline.sinking.config import SinkConfig
+from cutbank.pipeline.sinking.flight import Flights
+from cutbank.pipeline.sinking.gauges import Gauges
 from cutbank.pipeline.sinking.layout import names_check
 from cutbank.pipeline.sinking.patience import Interrupted, Patience, unless
 from cutbank.pipeline.sinking.reading import Reader
-from cutbank.pipeline.sinking.resume import Place, Resumption, place_after
-from cutbank.pipeline.sinking.stretch import Stretch
+from cutbank.pipeline.sinking.resume import Resumption, place_after
+from cutbank.pipeline.sinking.stretch import Place, Stretch
 from cutbank.records import Batch, Position
 from cutbank.transports.base import Lease, Transport
 
@@ -36,9 +37,6 @@ WAIT_S_MAX = 1.0
 
 QUIET_COMMIT_S = 5.0
 """A partition that brings nothing to keep commits its reading position at most this often, seconds."""
-
-LAG_S = 1.0
-"""How often lag is asked for, seconds."""
 
 
 class Sink:
@@ -93,7 +91,7 @@ class Sink:
                 budget=self._budget,
                 holder=holder,
             )
-            gauges = _Gauges(lease, clock=self._clock, metrics=self._metrics)
+            gauges = Gauges(lease, clock=self._clock, metrics=self._metrics)
             worker = _Worker(chain, resumption, reader, config, self._budget, holder, gauges, self._clock, stop)
             telling = asyncio.create_task(gauges.keep_telling(), name=f"lag {lease.partition}")
             try:
@@ -107,7 +105,16 @@ class Sink:
 
 
 class _Worker:
-    """One partition."""
+    """One partition: reads and cuts, while what it has cut is on its way (see `flight`).
+
+    Until stopped, again and again the first of these that applies:
+
+    1. A flight failed: what it raised ends the work. Somebody else's claim counts: what is in flight, open or read is
+       dropped, that claim is finished, and reading goes on at its end.
+    2. The open stretch is full, squeezed or due: it departs, once there is room for one more flight.
+    3. Read, as soon as the budget has room; a squeeze, trouble in flight and a stop end the waiting, not a read that
+       was done.
+    """
 
     def __init__(
         self,
@@ -117,7 +124,7 @@ class _Worker:
         config: SinkConfig,
         budget: Budget,
         holder: Holder,
-        gauges: "_Gauges",
+        gauges: Gauges,
         clock: Clock,
         stop: asyncio.Event,
     ) -> None:
@@ -131,36 +138,43 @@ class _Worker:
         self._gauges = gauges
         self._clock = clock
         self._stop = stop
+        self._flights = Flights(chain=chain, reader=reader, budget=budget, gauges=gauges, commit=self._commit)
         self._quiet = False
         self._committed = Position(0)
         self._committed_s = 0.0
         self._stretch: Stretch
+        self._rest: tuple[Batch, int] | None = None
+        """What the open stretch has no place for: it is full."""
 
     async def run(self) -> None:
         """Until stopped."""
         place = await self._resumption.resume()
         self._begin(place)
         self._committed, self._committed_s = place.reading, self._clock.monotonic_s()
-        while not self._stop.is_set():
-            if self._stretch.count and (self._holder.squeezed.is_set() or self._due()):
-                await self._cut()
-                continue
+        try:
+            while not self._stop.is_set():
+                await self._step()
+            await self._land(cut=self._config.flush_on_stop)
+        finally:
+            await self._flights.drop()
+
+    async def _step(self) -> None:
+        theirs = self._flights.settle()
+        if theirs is not None:
+            await self._yield_to(theirs)
+        elif self._ends():
+            await self._depart()
+        else:
             self._holder.squeezed.clear()
             try:
-                await unless(self._budget.room(), self._stop, self._holder.squeezed)
-                batch = await self._receive()
+                await self._read()
             except Interrupted:
-                continue
+                return
             except PositionLost:
-                if self._stretch.count:
-                    # What is held may be past retention too: this is the last chance to keep it.
-                    await self._cut()
-                raise
-            await self._take(batch)
-            await self._gauges.tell(batch)
-            await self._commit_quiet()
-        if self._config.flush_on_stop and self._stretch.count:
-            await self._cut()
+                # What is held may be past retention too: this is the last chance to keep it.
+                await self._land(cut=True)
+                if self._flights.settle() is None:
+                    raise
 
     def _begin(self, place: Place) -> None:
         self._stretch = Stretch(
@@ -175,52 +189,65 @@ class _Worker:
         )
         self._quiet = False
 
-    def _due(self) -> bool:
-        return self._stretch.due(self._reader.broker_ms(), quiet=self._quiet, grace_ms=self._config.grace_ms)
+    def _ends(self) -> bool:
+        """Whether the open stretch is to depart."""
+        if not self._stretch.count:
+            return False
+        due = self._stretch.due(self._reader.broker_ms(), quiet=self._quiet, grace_ms=self._config.grace_ms)
+        return due or self._rest is not None or self._holder.squeezed.is_set()
 
-    async def _receive(self) -> Batch:
+    async def _read(self) -> None:
+        """Take the next records. Raises Interrupted, PositionLost, Fenced, StreamUnavailable."""
+        trouble = self._flights.trouble
+        await unless(self._budget.room(), self._stop, self._holder.squeezed, trouble)
         wait_s = WAIT_S_MAX
         if self._stretch.count:
             left_ms = self._stretch.deadline_ms(grace_ms=self._config.grace_ms) - self._reader.broker_ms()
             # A millisecond more, since broker time is in whole ones: else the last wait would end just before.
             wait_s = min(WAIT_S_MAX, max(0.0, (left_ms + 1) / 1000.0))
-        return await self._reader.receive(self._holder.squeezed, wait_s=wait_s)
-
-    async def _take(self, batch: Batch) -> None:
-        """Put a batch into stretches; those that fill up become objects on the way."""
+        batch = await self._reader.receive(self._holder.squeezed, trouble, wait_s=wait_s)
         self._quiet = not len(batch)
-        index = 0
-        while True:
-            index = await self._reader.take(self._stretch, batch, index)
-            self._budget.hold(self._holder, self._stretch.held_bytes)
-            if index == len(batch):
-                return
-            if not await self._cut():
-                return  # somebody else's claim ended elsewhere: from there on it is read again
+        await self._take(batch, 0)
+        await self._gauges.tell(batch)
+        await self._commit_quiet()
 
-    async def _cut(self) -> bool:
-        """End the stretch here; whether the claim that counts is the one that we wanted."""
-        self._holder.busy = True
-        try:
-            with self._gauges.cutting(self._stretch.count):
-                claim, bodies = await self._reader.claim(self._stretch)
-                counts = await self._chain.append(claim)
-                ours = counts == claim
-                if ours:
-                    await self._chain.put(claim, bodies)
-                del bodies
-            self._begin(place_after(counts))
-            self._budget.hold(self._holder, 0)
-            if not ours:
-                await self._resumption.finish(counts)
-        finally:
-            self._holder.squeezed.clear()
-            self._holder.busy = False
-        # Last: a crash above finds the claim and finishes it; a lost commit repeats nothing, the chain is looked up.
-        await self._commit(counts.end)
-        if not ours:
-            self._lease.seek(counts.end)
-        return ours
+    async def _take(self, batch: Batch, index: int) -> None:
+        """Put a batch into the open stretch; what that has no place for waits for the next one."""
+        index = await self._reader.take(self._stretch, batch, index)
+        self._budget.hold(self._holder, self._stretch.held_bytes)
+        self._rest = (batch, index) if index < len(batch) else None
+
+    async def _depart(self) -> None:
+        """Send the open stretch off, once there is room for it, and begin the next one; or there is trouble."""
+        await self._flights.room()
+        if self._flights.trouble.is_set():
+            return
+        stretch, rest = self._stretch, self._rest
+        self._flights.depart(stretch, self._holder)
+        self._holder.squeezed.clear()
+        self._begin(stretch.place)
+        del stretch
+        if rest is not None:
+            await self._take(*rest)
+
+    async def _land(self, *, cut: bool) -> None:
+        """Wait for what is in flight, and for the open stretch if that is to be cut. Raises what a flight raises."""
+        while cut and self._stretch.count and self._flights.settle() is None:
+            await self._depart()
+        await self._flights.land()
+        # Somebody else's claim is left to whoever reads on: a stop does not wait for it.
+        self._flights.settle()
+
+    async def _yield_to(self, theirs: Claim) -> None:
+        """Somebody else has continued the chain: finish what they claimed, and read on from its end."""
+        await self._flights.drop()
+        self._rest = None
+        self._budget.hold(self._holder, 0)
+        self._begin(place_after(theirs))
+        await self._resumption.finish(theirs)
+        self._holder.squeezed.clear()
+        await self._commit(theirs.end)
+        self._lease.seek(theirs.end)
 
     async def _commit(self, position: Position) -> None:
         await self._lease.commit(position)
@@ -228,64 +255,7 @@ class _Worker:
 
     async def _commit_quiet(self) -> None:
         """Show how far reading is where nothing was kept: it counts once the chain's end is no longer retained."""
-        if self._stretch.count or self._stretch.end == self._committed:
+        if self._stretch.count or len(self._flights) or self._stretch.end == self._committed:
             return
         if self._clock.monotonic_s() - self._committed_s >= QUIET_COMMIT_S:
             await self._commit(self._stretch.end)
-
-
-class _Gauges:
-    """One partition's lag: what is unread, and what a stretch holds that is on its way into objects.
-
-    Told after each batch, and beside the worker where that hangs, in a put or waiting for room.
-    """
-
-    def __init__(self, lease: Lease, *, clock: Clock, metrics: Metrics) -> None:
-        self._lease = lease
-        self._clock = clock
-        self._metrics = metrics
-        self._told_s: float | None = None
-        self._newest_ms: int | None = None
-        self._cutting = 0
-
-    async def tell(self, batch: Batch) -> None:
-        """After each batch; asks the log at most every `LAG_S`."""
-        if not len(batch):
-            self._set(0)
-            return
-        self._newest_ms = batch.arrivals_ms[-1]
-        if self._told_s is None or self._clock.monotonic_s() - self._told_s >= LAG_S:
-            with suppress(StreamUnavailable):  # A figure is not worth what is held.
-                self._set(await self._lease.lag())
-
-    async def keep_telling(self) -> None:
-        """Once a batch was taken: whenever the worker has told nothing for `LAG_S`."""
-        while True:
-            await self._clock.sleep(LAG_S)
-            if self._told_s is None or self._clock.monotonic_s() - self._told_s < LAG_S:
-                continue
-            with suppress(CutbankError):  # the worker meets it too
-                self._set(await self._lease.lag() + self._cutting)
-
-    @contextmanager
-    def cutting(self, records: int) -> Iterator[None]:
-        """As long as these records are on their way into objects."""
-        self._cutting = records
-        try:
-            yield
-        finally:
-            self._cutting = 0
-
-    def clear(self) -> None:
-        """The partition is somebody else's to report now."""
-        self._newest_ms = None
-        self._set(0)
-
-    def _set(self, records: int) -> None:
-        self._told_s = self._clock.monotonic_s()
-        age_s = 0.0
-        if records and self._newest_ms is not None:
-            age_s = max(0.0, (self._clock.now_ms() - self._newest_ms) / 1000.0)
-        partition = str(self._lease.partition)
-        self._metrics.set("cutbank_lag_records", records, role="sink", partition=partition)
-        self._metrics.set("cutbank_lag_seconds", age_s, role="sink", partition=partition)
