@@ -29,10 +29,10 @@ class SinkSettings(ServiceSettings):
     """The same for the error stream's objects, with !{firehose:error-output-type} too; empty: errors are not sunk."""
     timezone: str = "UTC"
     """Time zone of the prefixes: an IANA name such as Asia/Tokyo."""
-    format: Literal["ndjson", "csv"] = "ndjson"
-    """ndjson: a JSON object a line. csv: a header, the spec's columns, ANOMALY_SCORE, ROWTIME, SOURCE, OTHER_FIELDS."""
-    compression: Literal["none", "gzip"] = "none"
-    """Of the objects: none or gzip."""
+    format: Literal["ndjson", "csv", "parquet"] = "ndjson"
+    """ndjson: a JSON object a line. csv, parquet: the spec's columns, ANOMALY_SCORE, ROWTIME, SOURCE, OTHER_FIELDS."""
+    compression: Literal["none", "gzip", "zstd"] = "none"
+    """Of the objects: none, gzip or zstd; inside the file with parquet."""
     partition_keys: str = ""
     """Fields whose values have objects of their own, with commas between; none: those that the prefix names."""
     partition_values_max: int = Field(default=500, ge=1, le=OBJECTS_MAX - 1)
@@ -87,7 +87,8 @@ class SinkSettings(ServiceSettings):
             "zone": self.timezone,
             "format": self.format,
             "compression": self.compression,
-            "columns": names if self.format == "csv" else (),
+            "columns": names if self.format != "ndjson" else (),
+            "types": tuple(column.type for column in columns) if self.format == "parquet" else (),
             "partition_keys": keys,
         }
         if keys:

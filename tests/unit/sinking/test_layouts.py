@@ -56,6 +56,13 @@ OTHERS = [
     FULL,
 ]
 
+NEWEST = [
+    Layout(compression="zstd"),
+    Layout(format="csv", columns=COLUMNS, compression="zstd"),
+    Layout(format="parquet", columns=("id", "SOURCE"), types=("BIGINT", "SOURCE")),
+    Layout(format="parquet", columns=("id",), types=("TINYINT",), compression="gzip", prefix="x/"),
+]
+
 
 def example(layout: Layout = FULL, **changes: Any) -> Claim:
     objects = tuple(
@@ -90,10 +97,18 @@ def of_symbols(*symbols: Any, first: int = 0) -> list[bytes]:
     return [anomaly(n, columns={"symbol": symbol}) for n, symbol in enumerate(symbols, first)]
 
 
-def test_defaults_are_version_1_and_anything_else_is_version_2() -> None:
+def test_each_layout_has_the_version_that_first_knew_it() -> None:
     assert Layout().version == 1
     assert [layout.version for layout in OTHERS] == [2] * len(OTHERS)
-    for wrong in ({"version": 2}, {"version": 1, "zone": "Asia/Tokyo"}, {"version": 3}):
+    assert [layout.version for layout in NEWEST] == [3] * len(NEWEST)
+    for wrong in (
+        {"version": 2},
+        {"version": 1, "zone": "Asia/Tokyo"},
+        {"version": 3},
+        {"version": 2, "compression": "zstd"},
+        {"version": 3, "compression": "gzip"},
+        {"version": 4, "compression": "zstd"},
+    ):
         with pytest.raises(ValidationError):
             Layout(**wrong)  # type: ignore[arg-type]
 
@@ -107,7 +122,11 @@ def test_defaults_are_version_1_and_anything_else_is_version_2() -> None:
         {"format": "csv", "columns": ("a", "")},
         {"format": "csv", "columns": ("a", OTHER_FIELDS)},
         {"format": "parquet"},
-        {"compression": "zstd"},
+        {"format": "parquet", "columns": ("a", "b"), "types": ("DOUBLE",)},
+        {"format": "parquet", "columns": ("a",), "types": ("DECIMAL",)},
+        {"format": "csv", "columns": ("a",), "types": ("DOUBLE",)},
+        {"types": ("DOUBLE",)},
+        {"compression": "snappy"},
         {"partition_keys": ("a", "a")},
         {"partition_keys": ("",)},
         {"partition_values_max": 0},
@@ -338,8 +357,22 @@ async def test_a_claim_is_finished_where_its_zone_is_not_known(world: World, mon
             ),
         ),
         ({"CUTBANK_PARTITION_VALUES_MAX": "9"}, Layout()),
+        ({"CUTBANK_COMPRESSION": "zstd"}, Layout(compression="zstd")),
+        (
+            {"CUTBANK_FORMAT": "parquet", "CUTBANK_COMPRESSION": "zstd"},
+            Layout(
+                format="parquet",
+                compression="zstd",
+                columns=("tickerSymbol", "tradeType", "price", "quantity", "id", "ANOMALY_SCORE", "ROWTIME", "SOURCE"),
+                types=("VARCHAR", "VARCHAR", "DOUBLE", "INTEGER", "INTEGER", "DOUBLE", "TIMESTAMP", "SOURCE"),
+            ),
+        ),
+        (
+            {"CUTBANK_PREFIX": "!{firehose:random-string}/!{timestamp:yyyy/DDD}/"},
+            Layout(prefix="!{firehose:random-string}/!{timestamp:yyyy/DDD}/"),
+        ),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_the_services_settings_become_a_layout(environ: dict[str, str], expected: Layout) -> None:
     assert SinkSettings.load(environ).config(PipelineSpec()).layout == expected
@@ -354,7 +387,8 @@ def test_the_services_settings_become_a_layout(environ: dict[str, str], expected
         ({"CUTBANK_TIMEZONE": "Mars/Olympus"}, "IANA"),
         ({"CUTBANK_TIMEZONE": "a b"}, "zone"),
         ({"CUTBANK_PARTITION_VALUES_MAX": "1000"}, "CUTBANK_PARTITION_VALUES_MAX"),
-        ({"CUTBANK_COMPRESSION": "zstd"}, "CUTBANK_COMPRESSION"),
+        ({"CUTBANK_COMPRESSION": "snappy"}, "CUTBANK_COMPRESSION"),
+        ({"CUTBANK_FORMAT": "orc"}, "CUTBANK_FORMAT"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(environ: dict[str, str], why: str) -> None:

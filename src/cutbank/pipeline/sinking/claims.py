@@ -40,7 +40,7 @@ MINUTE_MS_MAX = 253_402_300_740_000
 DOCUMENT_VERSION = 1
 """Version of these documents' format."""
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Newest version of the rules by which records become objects."""
 
 DOCUMENT_BYTES_MAX = 20 << 20
@@ -53,13 +53,18 @@ OBJECTS_MAX = 1000
 """Most data objects of one claim."""
 
 COLUMNS_MAX = 1100
-"""Most columns of a CSV object: a spec's and ours."""
+"""Most columns of a CSV or Parquet object: a spec's and ours."""
 
 PARTITION_KEYS_MAX = 8
 """Most fields that partition the objects."""
 
 OTHER_FIELDS = "OTHER_FIELDS"
-"""The last column of a CSV object: the fields of a record that have no column, as JSON; empty for our own lines."""
+"""The last column of a CSV or Parquet object: what the others do not tell of a record, as JSON."""
+
+ColumnType = Literal[
+    "VARCHAR", "DOUBLE", "FLOAT", "REAL", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "BOOLEAN", "TIMESTAMP", "SOURCE"
+]
+"""Of a Parquet object's column: the spec's, without their lengths; a time in UTC with ms; an anomaly's identity."""
 
 _SHA256 = r"^[0-9a-f]{64}$"
 _LOST = ".lost"
@@ -88,8 +93,10 @@ class Mark(_Value):
     ordinal: int = Field(ge=0, le=2**63 - 1)
 
 
-def _layout_version(fields: Mapping[str, Any]) -> Literal[1, 2]:
+def _layout_version(fields: Mapping[str, Any]) -> Literal[1, 2, 3]:
     known = Layout.model_fields
+    if fields["format"] == "parquet" or fields["compression"] == "zstd":
+        return 3
     return 1 if all(known[name].default == fields[name] for name in fields if name != "version") else 2
 
 
@@ -100,40 +107,45 @@ class Layout(_Value):
     """Folders of a data object, from the claim's minute and the records' fields: see `prefix.Prefix`."""
     zone: str = Field(default="UTC", pattern=r"^[A-Za-z0-9_+/-]{1,64}$")
     """Time zone of the prefix, an IANA name."""
-    format: Literal["ndjson", "csv"] = "ndjson"
-    """ndjson: one JSON object a line. csv: RFC 4180 with a header."""
-    compression: Literal["none", "gzip"] = "none"
-    """Of the object's body."""
+    format: Literal["ndjson", "csv", "parquet"] = "ndjson"
+    """ndjson: one JSON object a line. csv: RFC 4180 with a header. parquet: typed columns."""
+    compression: Literal["none", "gzip", "zstd"] = "none"
+    """Of the object's body; of a Parquet object's pages."""
     columns: tuple[str, ...] = Field(default=(), max_length=COLUMNS_MAX)
-    """Of a CSV object, without `OTHER_FIELDS`, which follows them; none for ndjson."""
+    """Of a CSV or Parquet object, without `OTHER_FIELDS`, which follows them; none for ndjson."""
+    types: tuple[ColumnType, ...] = Field(default=(), max_length=COLUMNS_MAX)
+    """Of a Parquet object's columns, in their order; none for other formats."""
     partition_keys: tuple[str, ...] = Field(default=(), max_length=PARTITION_KEYS_MAX)
     """Fields of the record, top level or dotted, whose values have objects of their own."""
     partition_values_max: int = Field(default=500, ge=1, le=OBJECTS_MAX - 1)
     """Values, of all keys together, with an object of their own in one claim; later ones share the rest object."""
 
-    version: Literal[1, 2] = Field(default_factory=_layout_version)
-    """Of the rules themselves: order, line, name. 1: every field above at its default; 2: anything else, so that a
-    program that knows only version 1 refuses what it would lay out wrongly. Left out, it follows from the others."""
+    version: Literal[1, 2, 3] = Field(default_factory=_layout_version)
+    """Of the rules themselves: order, line, name. 1: every field above at its default; 3: Parquet or zstd; 2: anything
+    else; so that a program of an earlier version refuses what it would lay out wrongly. Left out, it follows from the
+    others. A prefix that it does not understand is no matter: the claim has the keys."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.version != _layout_version(dict(self)):
-            raise ValueError("a layout of version 1 has every field at its default, and no other has")
+            raise ValueError(f"a layout with these fields is of version {_layout_version(dict(self))}")
         for name, values in (("columns", self.columns), ("partition_keys", self.partition_keys)):
             if len(set(values)) != len(values) or "" in values:
                 raise ValueError(f"{name}: one is empty or there twice")
-        if (self.format == "csv") != bool(self.columns):
-            raise ValueError("columns belong to the format csv")
+        if (self.format == "ndjson") != (not self.columns):
+            raise ValueError("columns belong to the formats csv and parquet")
+        if len(self.types) != (len(self.columns) if self.format == "parquet" else 0):
+            raise ValueError("each column of the format parquet has a type, and no other has")
         if OTHER_FIELDS in self.columns:
-            raise ValueError(f"{OTHER_FIELDS} is a column that Cutbank adds to CSV; rename yours")
+            raise ValueError(f"{OTHER_FIELDS} is a column that Cutbank adds to CSV and Parquet; rename yours")
         return self
 
     @model_serializer(mode="wrap")
     def _as_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        if self.version == 1:
-            for name in ("columns", "partition_keys", "partition_values_max"):
-                del fields[name]
+        later = {1: ("columns", "types", "partition_keys", "partition_values_max"), 2: ("types",), 3: ()}
+        for name in later[self.version]:
+            del fields[name]
         return fields
 
 

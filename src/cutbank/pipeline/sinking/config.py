@@ -6,6 +6,7 @@ from typing import Self
 
 from cutbank.errors import UsageError
 from cutbank.pipeline.sinking.claims import Layout
+from cutbank.pipeline.sinking.parquet import parquet_check
 from cutbank.pipeline.sinking.prefix import layout_check
 from cutbank.transports.base import Start
 
@@ -60,6 +61,8 @@ class SinkConfig:
             raise UsageError(f"stream {self.stream!r} is sunk twice: two streams need two names")
         for layout in (self.layout, *self.beside.values()):
             layout_check(layout)
+            if layout.format == "parquet":
+                parquet_check()
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -51,8 +51,11 @@ def name_beginning(pipeline: str, stream: str) -> str:
 
 
 def ending(layout: Layout) -> str:
-    """How an object's name ends: what it holds, then how that is compressed."""
-    return (".csv" if layout.format == "csv" else ".json") + (".gz" if layout.compression == "gzip" else "")
+    """How an object's name ends: what it holds, then how that is compressed, unless that is inside the file."""
+    if layout.format == "parquet":
+        return ".parquet"
+    packed = {"none": "", "gzip": ".gz", "zstd": ".zst"}[layout.compression]
+    return (".csv" if layout.format == "csv" else ".json") + packed
 
 
 def names_check(chain: ChainId, layout: Layout) -> None:
