@@ -249,12 +249,13 @@ class World:
 
     async def sink_all(self, **settings: Any) -> None:
         """Run a sink until everything published is in objects."""
+        group = settings.get("group", "p.sink")
         async with self.sinking(**settings) as running:
-            await self.until(self.all_committed, running)
+            await self.until(lambda: self.all_committed(group), running)
 
-    async def all_committed(self) -> bool:
+    async def all_committed(self, group: str = "p.sink") -> bool:
         part = (await self.transport.describe(STREAM)).partitions[0]
-        return bool(await self.transport.committed("p.sink", part.partition) == part.end)
+        return bool(await self.transport.committed(group, part.partition) == part.end)
 
     async def committed(self) -> Position | None:
         committed: Position | None = await self.transport.committed("p.sink", Partition(STREAM, "0"))

@@ -27,14 +27,14 @@ from cutbank.transports.local import groups
 
 def commit_before_put() -> None:
     """The sink commits a stretch's end before its claim and object are there."""
-    depart = _Worker._depart
+    depart = _Worker._depart_or_wait
 
     async def wrong(worker: _Worker) -> None:
         await worker._flights.land()
         await worker._lease.commit(worker._stretch.end)
         await depart(worker)
 
-    _Worker._depart = wrong  # type: ignore[method-assign]
+    _Worker._depart_or_wait = wrong  # type: ignore[method-assign, assignment]
 
 
 def unfinished_claim() -> None:

@@ -87,6 +87,11 @@ METRICS: tuple[Metric, ...] = (
         "histogram",
         "From an anomalous record's arrival to its anomaly's publication, seconds; once an anomaly.",
     ),
+    Metric(
+        "cutbank_store_away_seconds",
+        "gauge",
+        "For how long the object store has answered no call while the sink asks; 0 while it answers; alert above 300.",
+    ),
     Metric("cutbank_object_put_seconds", "histogram", "One put of a data object, seconds."),
     Metric("cutbank_event_loop_late_seconds", "histogram", "How late the event loop came to a beat due, seconds."),
     Metric("cutbank_ready", "gauge", "1 while every check of /readyz is ok."),

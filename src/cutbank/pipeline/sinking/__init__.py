@@ -5,7 +5,6 @@
 
 import asyncio
 import random
-from collections.abc import Callable
 
 from cutbank.clock import Clock
 from cutbank.errors import StreamMissing, UsageError
@@ -14,6 +13,7 @@ from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.partitions import PartitionRunner
 from cutbank.pipeline.sinking.claims import Birth, ChainId, Claim, DataObject, Layout, Lost, Mark
 from cutbank.pipeline.sinking.config import SinkConfig
+from cutbank.pipeline.sinking.outage import Ready, StoreWatch, tell_nobody
 from cutbank.pipeline.sinking.patience import Interrupted, Patience, unless
 from cutbank.pipeline.sinking.worker import Sink
 from cutbank.retry import RetryPolicy, retrying
@@ -40,10 +40,6 @@ STREAM_LOOK = RetryPolicy()
 """Attempts at each look while the log is busy; then the process ends and its supervisor starts it again."""
 
 
-def _nobody(name: str, ok: bool, why: str = "") -> None:  # noqa: FBT001  # the shape of Health.ready
-    """Reports to nobody."""
-
-
 async def run_sink(
     transport: Transport,
     store: ObjectStore,
@@ -53,13 +49,14 @@ async def run_sink(
     metrics: Metrics,
     stop: asyncio.Event,
     rng: random.Random,
-    ready: Callable[[str, bool, str], None] = _nobody,
+    ready: Ready = tell_nobody,
 ) -> None:
     """Sink every partition of its streams that the group gives this process, until `stop` is set.
 
     `ready(part, ok, why)` is told of `store` and `transport`. Raises StoreRefused, UsageError, StreamUnavailable.
     """
-    patience = Patience(clock=clock, rng=rng, metrics=metrics, stop=stop)
+    watch = StoreWatch(clock=clock, metrics=metrics, ready=ready)
+    patience = Patience(clock=clock, rng=rng, metrics=metrics, stop=stop, watch=watch)
     ready("store", False, "not probed yet")
     ready("transport", False, f"waiting for streams: {', '.join(config.streams)}")
     try:
@@ -69,7 +66,7 @@ async def run_sink(
         ready("transport", True, "")
     except Interrupted:
         return
-    sink = Sink(transport, store, config, clock=clock, metrics=metrics, rng=rng)
+    sink = Sink(transport, store, config, clock=clock, metrics=metrics, rng=rng, watch=watch)
     consumer = transport.consumer(config.group, config.streams)
     await PartitionRunner(consumer, sink.work, role="sink", clock=clock, metrics=metrics, rng=rng).run(stop)
 

@@ -8,6 +8,7 @@ chain: the create-only put decides. Event-loop only; waits out an unavailable st
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -24,11 +25,14 @@ from cutbank.pipeline.sinking.claims import (
     encode,
     link_from_key,
 )
-from cutbank.pipeline.sinking.patience import Patience
+from cutbank.pipeline.sinking.patience import Patience, together
 from cutbank.pipeline.sinking.rendering import is_content_of
 from cutbank.records import Position
 
 log = structlog.get_logger(__name__)
+
+OBJECTS_AT_ONCE_MAX = 16
+"""Objects of one claim that are put, or looked up, at a time."""
 
 
 class Chain:
@@ -81,26 +85,30 @@ class Chain:
 
     async def missing(self, claim: Claim) -> list[DataObject]:
         """The claim's objects that are not there yet."""
-        return [
-            item
-            for item in claim.objects
-            if not await self._patience.store(lambda key=item.key: self._store.exists(key), operation="look up object")  # type: ignore[misc]
-        ]
+
+        async def there(item: DataObject) -> bool:
+            return await self._patience.store(lambda: self._store.exists(item.key), operation="look up object")
+
+        found = await together([partial(there, item) for item in claim.objects], at_once=OBJECTS_AT_ONCE_MAX)
+        return [item for item, is_there in zip(claim.objects, found, strict=True) if not is_there]
 
     async def put(self, claim: Claim, bodies: Sequence[bytes]) -> None:
         """Put the claim's objects; one that is there stays. `bodies` are in the order of the claim's objects.
 
         Raises PartitionStopped when what is there is not the claim's: of a chain whose claims were removed, say.
         """
-        for item, body in zip(claim.objects, bodies, strict=True):
-            try:
-                await self._create(item.key, body, operation="create object")
-            except AlreadyExists:
-                await self._check_same(claim, item, body)
-                continue
-            self._metrics.add("cutbank_objects_created_total")
-            self._metrics.add("cutbank_object_bytes_total", len(body))
-            log.info("object created", key=item.key, records=item.count, bytes=len(body))
+        puts = [partial(self._put, claim, item, body) for item, body in zip(claim.objects, bodies, strict=True)]
+        await together(puts, at_once=OBJECTS_AT_ONCE_MAX)
+
+    async def _put(self, claim: Claim, item: DataObject, body: bytes) -> None:
+        try:
+            await self._create(item.key, body, operation="create object")
+        except AlreadyExists:
+            await self._check_same(claim, item, body)
+            return
+        self._metrics.add("cutbank_objects_created_total")
+        self._metrics.add("cutbank_object_bytes_total", len(body))
+        log.info("object created", key=item.key, records=item.count, bytes=len(body))
 
     async def _check_same(self, claim: Claim, item: DataObject, body: bytes) -> None:
         there = await self._patience.store(lambda: self._found(item.key), operation="read object")

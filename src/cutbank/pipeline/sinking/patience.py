@@ -6,18 +6,15 @@ waiting, not a call that is under way. Event-loop only.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
-
-import structlog
 
 from cutbank.clock import Clock
 from cutbank.errors import CutbankError, StoreUnavailable
 from cutbank.metrics import Metrics
+from cutbank.pipeline.sinking.outage import StoreWatch
 from cutbank.retry import RetryPolicy, retrying
-
-log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -45,10 +42,49 @@ async def unless(call: Coroutine[Any, Any, T], *events: asyncio.Event) -> T:
     return task.result()
 
 
+async def together(calls: Sequence[Callable[[], Awaitable[T]]], *, at_once: int) -> list[T]:
+    """The calls' results in their order, at most so many under way at a time.
+
+    Raises what a call raises (the first, and rather not Interrupted), once the others are cancelled and over.
+    """
+    if len(calls) == 1:
+        return [await calls[0]()]
+    results: dict[int, T] = {}
+    pending = iter(enumerate(calls))
+
+    async def work() -> None:
+        for index, call in pending:
+            results[index] = await call()
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(at_once, len(calls)))]
+    try:
+        if workers:
+            await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for each in workers:
+            each.cancel()
+        if workers:
+            await asyncio.wait(workers)
+    errors = [error for each in workers if not each.cancelled() and (error := each.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+        raise error
+    return [results[index] for index in range(len(calls))]
+
+
 class Patience:
     """Repeats the store's calls while it is unavailable, until they succeed, fail for good, or `stop` is set."""
 
-    def __init__(self, *, clock: Clock, rng: random.Random, metrics: Metrics, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics,
+        stop: asyncio.Event,
+        watch: StoreWatch | None = None,
+    ) -> None:
+        """`watch`: what all partitions of a process know of their store."""
+        self._watch = watch or StoreWatch(clock=clock, metrics=metrics)
         self._clock = clock
         self._rng = rng
         self._metrics = metrics
@@ -72,15 +108,20 @@ class Patience:
 
         async def attempt() -> T:
             try:
-                return await call()
+                found = await call()
             except StoreUnavailable as error:
+                self._watch.failed(operation, error)
                 if self._stop.is_set():
                     raise Interrupted(f"stopped while the store was unavailable: {error}") from error
                 raise
+            except CutbankError:
+                self._watch.answered()
+                raise
+            self._watch.answered()
+            return found
 
-        def tell(error: BaseException, attempt: int) -> None:
+        def tell(_error: BaseException, _attempt: int) -> None:
             self._metrics.add("cutbank_retries_total", operation=operation)
-            log.warning("store call tried again", operation=operation, attempt=attempt, why=str(error))
 
         return await retrying(attempt, policy=STORE, clock=self, rng=self._rng, on_retry=tell)
 

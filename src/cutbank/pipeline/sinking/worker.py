@@ -23,6 +23,7 @@ from cutbank.pipeline.sinking.config import SinkConfig
 from cutbank.pipeline.sinking.flight import Flights
 from cutbank.pipeline.sinking.gauges import Gauges
 from cutbank.pipeline.sinking.layout import names_check
+from cutbank.pipeline.sinking.outage import StoreWatch
 from cutbank.pipeline.sinking.patience import Interrupted, Patience, unless
 from cutbank.pipeline.sinking.reading import Reader
 from cutbank.pipeline.sinking.resume import Resumption, place_after
@@ -51,7 +52,9 @@ class Sink:
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
+        watch: StoreWatch | None = None,
     ) -> None:
+        self._watch = watch or StoreWatch(clock=clock, metrics=metrics)
         self._transport = transport
         self._store = store
         self._config = config
@@ -70,7 +73,7 @@ class Sink:
         config = self._config.of(lease.partition.stream)
         chain_id = ChainId(config.pipeline, config.stream, lease.partition.id)
         names_check(chain_id, config.layout)
-        patience = Patience(clock=self._clock, rng=self._rng, metrics=self._metrics, stop=stop)
+        patience = Patience(clock=self._clock, rng=self._rng, metrics=self._metrics, stop=stop, watch=self._watch)
         chain = Chain(self._store, chain_id, patience=patience, metrics=self._metrics)
         reader = Reader(
             lease,
@@ -163,7 +166,7 @@ class _Worker:
         if theirs is not None:
             await self._yield_to(theirs)
         elif self._ends():
-            await self._depart()
+            await self._depart_or_wait()
         else:
             self._holder.squeezed.clear()
             try:
@@ -188,6 +191,7 @@ class _Worker:
             records_max=self._config.stretch_records_max,
         )
         self._quiet = False
+        self._rest = None
 
     def _ends(self) -> bool:
         """Whether the open stretch is to depart."""
@@ -217,23 +221,22 @@ class _Worker:
         self._budget.hold(self._holder, self._stretch.held_bytes)
         self._rest = (batch, index) if index < len(batch) else None
 
-    async def _depart(self) -> None:
-        """Send the open stretch off, once there is room for it, and begin the next one; or there is trouble."""
-        await self._flights.room()
-        if self._flights.trouble.is_set():
+    async def _depart_or_wait(self) -> None:
+        """Send the open stretch off and begin the next one; where there is no room for it, wait and look again."""
+        if self._flights.full:
+            await self._flights.room()
             return
-        stretch, rest = self._stretch, self._rest
-        self._flights.depart(stretch, self._holder)
+        place, rest = self._stretch.place, self._rest
+        self._flights.depart(self._stretch, self._holder)
         self._holder.squeezed.clear()
-        self._begin(stretch.place)
-        del stretch
+        self._begin(place)
         if rest is not None:
             await self._take(*rest)
 
     async def _land(self, *, cut: bool) -> None:
         """Wait for what is in flight, and for the open stretch if that is to be cut. Raises what a flight raises."""
         while cut and self._stretch.count and self._flights.settle() is None:
-            await self._depart()
+            await self._depart_or_wait()
         await self._flights.land()
         # Somebody else's claim is left to whoever reads on: a stop does not wait for it.
         self._flights.settle()
@@ -241,7 +244,6 @@ class _Worker:
     async def _yield_to(self, theirs: Claim) -> None:
         """Somebody else has continued the chain: finish what they claimed, and read on from its end."""
         await self._flights.drop()
-        self._rest = None
         self._budget.hold(self._holder, 0)
         self._begin(place_after(theirs))
         await self._resumption.finish(theirs)
