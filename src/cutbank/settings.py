@@ -1,12 +1,14 @@
 """Settings: frozen, documented field by field, read from a mapping that the caller passes in.
 
 A settings class is a pydantic model whose fields carry a docstring with unit and range. One declaration gives the
-environment variable, the command-line option, the default and the line in the documentation. Nothing here reads the
-process's environment: `__main__` modules, `cli` and `lambda_function.py` pass it in.
+environment variable, the command-line option, the default and the line in the documentation; or the parameter behind
+the ? of a URL. Nothing here reads the process's environment: `__main__` modules, `cli` and `lambda_function.py` pass it
+in.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,6 +46,35 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise UsageError(one_line(error, origin)) from None
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def settings_of(what: str, url: str, kind: type[S]) -> S:
+    """The settings that the parameters of `url`, behind its ?, give (RFC 3986, `name=value&name=value`).
+
+    `what` is for messages, such as "transport URL". Raises UsageError: one line that names the parameter that is wrong;
+    it repeats no parameter that is not known, since that may be a secret which belongs elsewhere.
+    """
+    place, _, query = url.partition("?")
+    try:
+        parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        lone = [repr(part) for part in query.split("&") if part in kind.model_fields]
+        raise UsageError(f"{what} {place!r}: {' '.join(lone) or 'what follows the ?'} is not name=value") from None
+    given: dict[str, Any] = {}
+    for name, value in parameters:
+        if name in given:
+            raise UsageError(f"{what} {place!r}: parameter {name} is there twice")
+        if name not in kind.model_fields:
+            known = ", ".join(kind.model_fields)
+            raise UsageError(f"{what} {place!r}: unknown parameter {name!r}; known are {known}")
+        given[name] = value
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise UsageError(f"{what} {url!r}: {one_line(error)}") from None
 
 
 def one_line(error: ValidationError, origin: Mapping[str, str] | None = None) -> str:

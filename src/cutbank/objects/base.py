@@ -41,6 +41,11 @@ class ObjectStore(Protocol):
         """The root, without secrets, as people read it."""
         ...
 
+    @property
+    def key_bytes_max(self) -> int:
+        """Longest key that can be put here, bytes: KEY_BYTES_MAX, or what the root leaves of it."""
+        ...
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *failure: object) -> None: ...
@@ -76,10 +81,11 @@ class ObjectStore(Protocol):
         """Remove an object; a missing one is no error. Only old snapshots and probes are ever deleted."""
         ...
 
-    async def probe(self) -> None:
+    async def probe(self, *, deletes: bool = False) -> None:
         """Check, by doing it with several creators at once, that create-only puts, reads and listings work here.
 
-        Raises StoreRefused, which names the action that failed and what to grant or set.
+        `deletes`: whether deleting must work too. Raises StoreRefused, which names the action that failed and what to
+        grant or set.
         """
         ...
 

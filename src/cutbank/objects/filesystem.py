@@ -29,7 +29,7 @@ from cutbank.errors import (
     UsageError,
 )
 from cutbank.metrics import Metrics
-from cutbank.objects.base import OBJECT_BYTES_MAX, ObjectInfo, key_check
+from cutbank.objects.base import KEY_BYTES_MAX, OBJECT_BYTES_MAX, ObjectInfo, key_check
 from cutbank.objects.probe import probe_store
 from cutbank.objects.walk import walk
 
@@ -89,6 +89,11 @@ class FileSystemStore:
         """The root as a URL, absolute."""
         return f"file://{self._root}"
 
+    @property
+    def key_bytes_max(self) -> int:
+        """The root does not count."""
+        return KEY_BYTES_MAX
+
     async def __aenter__(self) -> Self:
         """Nothing to open: each call opens what it needs."""
         return self
@@ -127,9 +132,9 @@ class FileSystemStore:
         """Remove a file; its folders stay."""
         await asyncio.to_thread(self._delete, _segments(key))
 
-    async def probe(self) -> None:
+    async def probe(self, *, deletes: bool = False) -> None:
         """As the protocol says; makes the root."""
-        await probe_store(self)
+        await probe_store(self, deletes=deletes)
 
     async def _in_thread(self, call: Callable[[], T], action: str, key: str) -> T:
         def guarded() -> T:

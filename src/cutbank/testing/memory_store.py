@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Self, TypeAlias
 
 from cutbank.errors import AlreadyExists, ObjectMissing
-from cutbank.objects.base import ObjectInfo, key_check
+from cutbank.objects.base import KEY_BYTES_MAX, ObjectInfo, key_check
 
 PAGE_KEYS = 100
 """Keys of a listing that are looked up in one step."""
@@ -82,6 +82,11 @@ class MemoryStoreHandle:
         """The same for every handle of a store."""
         return self._url
 
+    @property
+    def key_bytes_max(self) -> int:
+        """The longest that any store takes."""
+        return KEY_BYTES_MAX
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -127,6 +132,6 @@ class MemoryStoreHandle:
         if key in self._store.objects:
             self._store.remove(key)
 
-    async def probe(self) -> None:
+    async def probe(self, *, deletes: bool = False) -> None:  # noqa: ARG002  # the protocol's
         """Nothing to find out: it keeps the promises by its make, and a probe's random keys would spoil a replay."""
         await asyncio.sleep(0)

@@ -59,6 +59,11 @@ class TappedStore:
         """The inner store's."""
         return self._inner.url
 
+    @property
+    def key_bytes_max(self) -> int:
+        """The inner store's."""
+        return self._inner.key_bytes_max
+
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
         return self
@@ -96,9 +101,9 @@ class TappedStore:
         """As the protocol says."""
         await self._around(Call("delete", key), lambda: self._inner.delete(key))
 
-    async def probe(self) -> None:
+    async def probe(self, *, deletes: bool = False) -> None:
         """As the protocol says; one call, whatever the inner store does for it."""
-        await self._around(Call("probe", self.url), self._inner.probe)
+        await self._around(Call("probe", self.url), lambda: self._inner.probe(deletes=deletes))
 
 
 class TappedLease:

@@ -121,7 +121,7 @@ async def test_a_stop_while_waiting_ends_at_once(tmp_path: Path) -> None:
 
 async def test_a_stop_while_the_store_is_away_ends_without_more_attempts(tmp_path: Path) -> None:
     class Away(TappedStore):
-        async def probe(self) -> None:
+        async def probe(self, *, deletes: bool = False) -> None:
             raise StoreUnavailable("no answer")
 
     async with Stage(tmp_path, streams=()).opened() as stage:

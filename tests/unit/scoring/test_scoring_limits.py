@@ -26,7 +26,7 @@ class Down(TappedStore):
 
     probes = creates = 0
 
-    async def probe(self) -> None:
+    async def probe(self, *, deletes: bool = False) -> None:
         self.probes += 1
         raise StoreUnavailable("no answer")
 

@@ -113,7 +113,7 @@ async def _prepare(scene: Scene, state_store: ObjectStore, rng: random.Random) -
         )
     # A machine that scores differently must not score at all.
     await scene.in_thread(scene.detectors.self_check)
-    await retrying(state_store.probe, policy=START, clock=scene.clock, rng=rng)
+    await retrying(lambda: state_store.probe(deletes=True), policy=START, clock=scene.clock, rng=rng)
     await _make_outputs(scene, rng)
     await _source_is_there(scene, rng)
     return True

@@ -11,8 +11,7 @@ from urllib.parse import unquote
 from pydantic import Field, model_validator
 
 from cutbank.errors import UsageError
-from cutbank.settings import Settings
-from cutbank.transports.parameters import settings_of
+from cutbank.settings import Settings, settings_of
 
 SCHEME = "kafka"
 
@@ -173,9 +172,9 @@ def parse_url(url: str) -> tuple[tuple[str, ...], KafkaSettings]:
     scheme, separator, rest = url.partition("://")
     if scheme != SCHEME or not separator:
         raise UsageError(f"transport URL {url!r}: expected kafka://host:9092,host2:9092")
-    hosts, _, query = rest.partition("?")
+    hosts, _, _ = rest.partition("?")
     if "@" in hosts:
         # Not repeated: what stands before the @ may be a secret.
         raise UsageError("transport URL kafka://…@…: no credentials in it; name username and password_file behind a ?")
     servers = _servers(url, hosts)
-    return servers, settings_of(url, query, KafkaSettings)
+    return servers, settings_of("transport URL", url, KafkaSettings)

@@ -11,8 +11,7 @@ from urllib.parse import unquote
 from pydantic import Field, model_validator
 
 from cutbank.errors import UsageError
-from cutbank.settings import Settings
-from cutbank.transports.parameters import settings_of
+from cutbank.settings import Settings, settings_of
 
 SCHEME = "local"
 
@@ -54,8 +53,8 @@ def parse_url(url: str) -> tuple[Path, LocalSettings]:
     scheme, separator, rest = url.partition("://")
     if scheme != SCHEME or not separator:
         raise UsageError(f"transport URL {url!r}: expected local:///absolute/log.db or local://relative/log.db")
-    path_text, _, query = rest.partition("?")
+    path_text, _, _ = rest.partition("?")
     path = unquote(path_text)
     if not path or path.endswith("/") or "\0" in path:
         raise UsageError(f"transport URL {url!r}: no file is named; write for example local://data/log.db")
-    return Path(path), settings_of(url, query, LocalSettings)
+    return Path(path), settings_of("transport URL", url, LocalSettings)
