@@ -5,13 +5,14 @@ import gzip
 import hashlib
 import io
 import json
+import sys
 import zlib
 from pathlib import Path
 
 import pytest
 
 from cutbank.errors import ObjectUnreadable
-from cutbank.pipeline.sinking.claims import OTHER_FIELDS, Layout
+from cutbank.pipeline.sinking.claims import OTHER_FIELDS, ColumnType, Layout
 from cutbank.pipeline.sinking.rendering import (
     CHUNK_BYTES,
     CONTENT_BYTES_MAX,
@@ -25,15 +26,31 @@ from cutbank.pipeline.sinking.rendering import (
     render,
 )
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = ("tickerSymbol", "tradeType", "price", "quantity", "id", "ANOMALY_SCORE", "ROWTIME", "SOURCE")
+TYPES: tuple[ColumnType, ...] = (
+    "VARCHAR",
+    "VARCHAR",
+    "DOUBLE",
+    "INTEGER",
+    "INTEGER",
+    "DOUBLE",
+    "TIMESTAMP",
+    "SOURCE",
+)
 CSV = Layout(format="csv", columns=COLUMNS)
+PARQUET = Layout(format="parquet", columns=COLUMNS, types=TYPES)
 ALL = [
-    Layout(),
-    Layout(compression="gzip"),
-    CSV,
-    Layout(format="csv", columns=COLUMNS, compression="gzip"),
+    layout.model_copy(update={"compression": compression, "version": 3 if compression == "zstd" else layout.version})
+    for layout in (Layout(), CSV, PARQUET)
+    for compression in ("none", "gzip", "zstd")
 ]
+GOLDEN_CONTENT = {"ndjson": "object.ndjson", "csv": "object.csv", "parquet": "object.parquet-content"}
 
 
 def golden_lines() -> list[bytes]:
@@ -50,13 +67,28 @@ def cells(line: bytes, *columns: str) -> dict[str, str]:
 def test_the_golden_content(layout: Layout) -> None:
     """The bytes of each format are frozen: any process must finish any claim."""
     rendered = render(layout, golden_lines())
-    expected = (GOLDEN / f"object.{layout.format}").read_bytes()
+    expected = (GOLDEN / GOLDEN_CONTENT[layout.format]).read_bytes()
     plain = (GOLDEN / "object.ndjson").read_bytes()
     assert content(layout, rendered.body) == expected
     assert rendered.sha256 == hashlib.sha256(plain).hexdigest()
-    assert rendered.content_sha256 == (hashlib.sha256(expected).hexdigest() if layout.format == "csv" else None)
+    assert rendered.content_sha256 == (None if layout.format == "ndjson" else hashlib.sha256(expected).hexdigest())
     assert (rendered.count, rendered.line_bytes) == (len(golden_lines()), len(plain))
     assert is_content_of(layout, rendered.described("k"), rendered.body)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("packed.ndjson.zst", Layout(compression="zstd")),
+        ("packed.parquet", PARQUET.model_copy(update={"compression": "zstd"})),
+    ],
+)
+def test_what_was_packed_by_other_versions_still_reads(name: str, layout: Layout) -> None:
+    """Made by zstd 1.5 and pyarrow 26; what packs otherwise today has the same content."""
+    item = render(layout, golden_lines()).described("k")
+    body = (GOLDEN / name).read_bytes()
+    assert is_content_of(layout, item, body)
+    assert lines(layout, content(layout, body)) == golden_lines()
 
 
 def test_gzip_has_no_time_and_no_name_and_any_tool_reads_it() -> None:
@@ -161,6 +193,7 @@ def test_a_last_line_that_is_cut_off_is_a_line_too() -> None:
 
 
 GZIP = Layout(compression="gzip")
+ZSTD = Layout(compression="zstd")
 PLAIN = b"x" * (3 * CHUNK_BYTES)
 
 
@@ -181,6 +214,42 @@ PLAIN = b"x" * (3 * CHUNK_BYTES)
 def test_damaged_gzip_is_told(damaged: bytes) -> None:
     with pytest.raises(ObjectUnreadable, match="gzip"):
         content(GZIP, damaged)
+
+
+FRAME = zstd.compress(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"plain text",
+        FRAME[:-1],
+        FRAME + b"x",
+        FRAME + zstd.compress(b""),
+        zstd.compress(bytes(range(256)) * 2000) + b"x" * (2 * CHUNK_BYTES),
+        render(ZSTD, [PLAIN]).body[:-4] + b"\0" * 4,
+        gzip.compress(PLAIN),
+    ],
+    ids=range(8),
+)
+def test_damaged_zstd_is_told(damaged: bytes) -> None:
+    with pytest.raises(ObjectUnreadable, match="zstd"):
+        content(ZSTD, damaged)
+
+
+@pytest.mark.parametrize("level", [-5, 3, 19])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+def test_whoever_made_the_frame_the_content_counts(level: int, size: int) -> None:
+    plain = (b"0123456789abcdef" * (size // 16 + 1))[:size]
+    assert content(ZSTD, zstd.compress(plain, level)) == plain
+
+
+def test_any_tool_reads_a_frame_and_it_has_a_checksum() -> None:
+    body = render(ZSTD, golden_lines()).body
+    assert zstd.decompress(body) == (GOLDEN / "object.ndjson").read_bytes()
+    with pytest.raises(ObjectUnreadable, match="checksum"):
+        content(ZSTD, body[:-1] + bytes([body[-1] ^ 1]))
 
 
 @pytest.mark.parametrize("level", [0, 1, 9])
@@ -206,6 +275,16 @@ def test_a_decompression_bomb_ends_at_the_limit() -> None:
     assert not is_content_of(GZIP, item, bomb)
 
 
+def test_a_bomb_of_zstd_ends_at_the_limit() -> None:
+    bomb = zstd.compress(bytes(64 << 20))
+    assert len(bomb) < 10_000
+    pieces = chunks(ZSTD, bomb, bytes_max=16_000_000)
+    given = [len(next(pieces)) for _ in range(15)]
+    assert max(given) <= CHUNK_BYTES
+    with pytest.raises(ObjectUnreadable, match="exceeds 16000000 bytes"):
+        list(pieces)
+
+
 def test_a_body_of_other_lines_is_not_the_claims() -> None:
     for layout in ALL:
         item = render(layout, [b'{"id":1}']).described("k")
@@ -220,11 +299,13 @@ def test_a_body_of_other_lines_is_not_the_claims() -> None:
         b"{}",
         b'{"id":1}',
         b'{"tickerSymbol":"' + b'\\"' * 500 + b'"}',
+        b'{"tickerSymbol":"x","tickerSymbol":"' + b'\\"' * 500 + b'"}',
+        b'{"price":1,"quantity":1e0,"id":-1,"ANOMALY_SCORE":1,"ROWTIME":"","SOURCE":{}}',
         b'{"tickerSymbol":[' + b'"",' * 500 + b"1]}",
         b'{"other":[' + b'"",' * 500 + b"1]}",
         b'{"o":"\\""}',
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_no_body_is_larger_than_its_bound(layout: Layout, line: bytes) -> None:
     for count in (1, 50):
