@@ -3,32 +3,49 @@
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import orjson
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from cutbank.pipeline.sinking.claims import ChainId, Claim, Layout, decode, encode
+from cutbank.pipeline.sinking.claims import ChainId, Claim, ColumnType, Layout, decode, encode
 from cutbank.pipeline.sinking.rendering import content, content_bytes_max, is_content_of, lines
 from cutbank.testing.faults import Crashed
 from sinking_world import World, anomaly, crashing, ids, stretch_of
 
 COLUMNS = ("id", "symbol", "ANOMALY_SCORE", "ROWTIME", "SOURCE")
-PREFIXES = ("yyyy/MM/dd/HH/", "x/", "!{timestamp:yyyy-MM}/HH/", "'d='dd/HHmm/yyyy/")
+TYPES: dict[str, ColumnType] = {
+    "id": "SMALLINT",
+    "symbol": "VARCHAR",
+    "ANOMALY_SCORE": "DOUBLE",
+    "ROWTIME": "TIMESTAMP",
+    "SOURCE": "SOURCE",
+}
+PREFIXES = ("yyyy/MM/dd/HH/", "!{firehose:random-string}/x/", "!{timestamp:yyyy-MMM}/HH/", "'d='dd/HHmm/yyyy/")
 BY_VALUE = (
     (("symbol",), "s=!{partitionKeyFromQuery:symbol}/"),
     (("id", "symbol"), "!{partitionKeyFromQuery:symbol}/!{partitionKeyFromQuery:id}/!{timestamp:yyyy}/"),
 )
 
 
-def layout_of(partitioned: bool, which: int, zone: str, columns: tuple[str, ...], packed: bool, most: int) -> Layout:  # noqa: FBT001  # as drawn
+def layout_of(
+    partitioned: bool,  # noqa: FBT001  # as drawn
+    which: int,
+    zone: str,
+    columns: tuple[str, ...],
+    typed: bool,  # noqa: FBT001
+    packed: Literal["none", "gzip", "zstd"],
+    most: int,
+) -> Layout:
     keys, prefix = BY_VALUE[which % len(BY_VALUE)] if partitioned else ((), PREFIXES[which])
     return Layout(
         prefix=prefix,
         zone=zone,
-        format="csv" if columns else "ndjson",
+        format="ndjson" if not columns else "parquet" if typed else "csv",
         columns=columns,
-        compression="gzip" if packed else "none",
+        types=tuple(TYPES[name] for name in columns) if typed else (),
+        compression=packed,
         partition_keys=keys,
         partition_values_max=most if keys else 500,
     )
@@ -41,6 +58,7 @@ LAYOUTS = st.builds(
     st.sampled_from(["UTC", "Asia/Tokyo", "America/New_York"]),
     st.sampled_from([(), COLUMNS, ("SOURCE",)]),
     st.booleans(),
+    st.sampled_from(["none", "gzip", "zstd"]),
     st.integers(1, 4),
 )
 SYMBOLS = st.one_of(
@@ -133,7 +151,7 @@ def test_whatever_a_record_is_its_line_is_in_one_object_and_the_claim_can_be_mad
         assert len(of_object) == item.count
         found += of_object
     expected = plain_bodies[0].removesuffix(b"\n").split(b"\n")
-    if layout.format == "ndjson":
+    if layout.format != "csv":
         assert sorted(found) == sorted(expected)
     else:
         assert sorted(map(shape, found)) == sorted(map(shape, expected))
