@@ -1,7 +1,8 @@
 """Objects in an S3 bucket, below a root. Owns the client and its connections.
 
 Invariant: every put says `If-None-Match: *`, so that a key that is taken stays as it is; the SDK tries nothing again by
-itself and follows no redirect, and every call has a deadline: who calls decides what to ask again. Bodies are sent from
+itself (but aiohttp a request whose connection ended without an answer, once, which is harmless then) and follows no
+redirect, and every call has a deadline: who calls decides what to ask again. Bodies are sent from
 the caller's bytes, without a copy. Any number of processes may share a root. Event-loop only: large bodies are hashed
 in threads. A cancelled put may or may not have been done.
 """
