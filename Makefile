@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test lint types imports unit test-servers test-containers bench bench-kafka simulate chaos chaos-kafka bad-input prove lock wheel format clean
+.PHONY: docs help demo test lint types imports unit test-servers test-containers bench bench-kafka simulate chaos chaos-kafka chaos-s3 bad-input prove lock wheel format clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
 
 $(VENV)/made:
 	@sh requirements/check-python.sh $(PYTHON)
@@ -78,13 +78,17 @@ chaos: $(VENV)/dev ## kill real processes at random moments (KILLS=60) and aimed
 chaos-kafka: $(VENV)/dev ## every fault on real brokers, started from their jars, and planted bugs: ARGS="--short", "--only storm"
 	@PYTHONPATH=tests $(BIN)/python -m chaos.on_kafka $(ARGS)
 
+chaos-s3: $(VENV)/servers ## every fault on a real S3 server behind a fault proxy, 200 sinks killed, and planted bugs: ARGS="--short", "--only zombies"
+	@PYTHONPATH=tests $(BIN)/python -m chaos.on_s3 $(ARGS)
+
 bad-input: $(VENV)/dev ## malformed records through the scorer (RECORDS=1000000), each held against what came of it
 	@PYTHONPATH=tests $(BIN)/python -m bad_input.through_the_scorer --records $(RECORDS) $(ARGS)
 
-prove: $(VENV)/dev ## the four above in their long form, about an hour, and docs/reliability.md from what they found
+prove: $(VENV)/dev ## the five above in their long form, more than an hour, and docs/reliability.md from what they found
 	@$(MAKE) --no-print-directory simulate SEEDS=5000 ARGS="--result docs/results/simulation.json"
 	@$(MAKE) --no-print-directory chaos ARGS="--result docs/results/chaos.json"
 	@$(MAKE) --no-print-directory chaos-kafka ARGS="--result docs/results/chaos-kafka.json"
+	@$(MAKE) --no-print-directory chaos-s3 ARGS="--result docs/results/chaos-s3.json"
 	@$(MAKE) --no-print-directory bad-input ARGS="--result docs/results/bad-input.json"
 	@$(BIN)/python docs/generate.py
 

@@ -21,6 +21,9 @@ FIGURES = (
 )
 """What is counted of each fault, and summed."""
 
+CAUGHT_CHARACTERS = 100
+"""Of a finding, in a word on how a planted bug was caught."""
+
 
 @dataclass
 class Played:
@@ -93,12 +96,20 @@ class Played:
         return f"{counts or 'did not come to an end'}; {self.seconds:.0f} s{'' if self.right else ': NOT KEPT'}"
 
     @property
+    def wrong_objects(self) -> list[str]:
+        """Findings about objects: without a claim, missing, or of other content."""
+        return [] if self.verdict is None else [each for each in self.verdict.findings if each.startswith("object ")]
+
+    @property
     def caught(self) -> str:
         """Of a planted bug: by what it was caught; empty: it was not."""
         wrong = ("lost", "repeated", "different", "foreign", "positions_ahead")
         found = [f"{name.replace('_', ' ')} {self.figures[name]}" for name in wrong if self.figures.get(name)]
-        if self.stage is not None and (self.stage.findings or self.stage.zombies.findings):
-            found.append("a zombie's write was taken")
+        if self.stage is not None:
+            said = [*self.stage.findings, *self.stage.zombies.findings]
+            found += [finding.splitlines()[0][:CAUGHT_CHARACTERS] for finding in said[:1]]
+        if self.wrong_objects:
+            found.append(f"{len(self.wrong_objects)} objects not as claimed")
         if not self.figures and self.ahead:
             found.append(f"positions ahead {len(self.ahead)}")
         return ", ".join(found)

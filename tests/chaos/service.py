@@ -71,6 +71,18 @@ def service_of(role: str) -> Service[Any]:
     return SINK
 
 
+def plant(name: str) -> None:
+    """Plant a bug into this process; those on S3 need its client, which others may not have."""
+    from chaos.plants import PLANTS
+
+    if name in PLANTS:
+        PLANTS[name]()
+        return
+    from chaos.s3_plants import S3_PLANTS
+
+    S3_PLANTS[name]()
+
+
 def main(arguments: list[str]) -> int:
     """`arguments`: role, ring, parent's process id, and perhaps the name of a bug to plant."""
     role, ring, parent, *plants = arguments
@@ -78,9 +90,7 @@ def main(arguments: list[str]) -> int:
     tap(Recorder(Path(ring)))
     service = service_of(role)
     for name in plants:
-        from chaos.plants import PLANTS
-
-        PLANTS[name]()
+        plant(name)
     return service_main(service, [], os.environ)
 
 

@@ -128,7 +128,7 @@ class FaultProxy:
     async def _handled(self, http: web.BaseRequest) -> web.StreamResponse:
         try:
             return await self._done(http)
-        except _Reset:
+        except (_Reset, ConnectionError):  # ours, or the client has gone
             if http.transport is not None:
                 http.transport.abort()
             return web.Response()  # which nobody gets
