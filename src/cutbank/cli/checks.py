@@ -185,14 +185,15 @@ def _log_to_be(path: Path) -> Finding:
     return Finding("ok", "log", f"{path} is not there yet; the first service makes it")
 
 
-async def check_store(url: str, what: str) -> Finding:
-    """Probes the store with concurrent creators, as the services do at start."""
+async def check_store(url: str, what: str, *, deletes: bool = False) -> Finding:
+    """Probes the store with concurrent creators, as the services do at start; `deletes`: as the scorer does."""
     from cutbank.objects import open_store
 
     try:
         async with open_store(url, clock=SystemClock(), metrics=NoMetrics()) as store:
-            await store.probe()
-            return Finding("ok", what, f"{store.url}: create-only puts, reads and listings work")
+            await store.probe(deletes=deletes)
+            deletions = ", deletions too" if deletes else ""
+            return Finding("ok", what, f"{store.url}: create-only puts, reads and listings work{deletions}")
     except (CutbankError, OSError) as error:
         return Finding("FAIL", what, _why(error))
 

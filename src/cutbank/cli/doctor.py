@@ -62,7 +62,7 @@ async def findings(environ: Mapping[str, str], given: Mapping[str, str | None]) 
         folders += _log_folder(url)
     for field, what in STORES.items():
         for url in sorted(values.get(field, ())):
-            yield await check_store(url, what)
+            yield await check_store(url, what, deletes=field == "state_url")
             folders += [Path(unquote(url.removeprefix("file://")))] if url.startswith("file://") else []
     for folder in dict.fromkeys(folders):
         yield check_disk(folder)
