@@ -102,7 +102,7 @@ def packed(layout: Layout, compression: str) -> Layout:
     return Layout(**{**layout.model_dump(exclude={"version"}), "compression": compression})
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(texts=LINES, layout=st.sampled_from([NDJSON, PARQUET]), compression=COMPRESSIONS)
 @example(texts=[b'{"b":1,"b":2}', b"{}", b'{"OTHER_FIELDS":1}'], layout=PARQUET, compression="none")
 def test_every_line_comes_back_byte_for_byte(texts: list[bytes], layout: Layout, compression: str) -> None:
@@ -115,13 +115,13 @@ def test_every_line_comes_back_byte_for_byte(texts: list[bytes], layout: Layout,
     assert len(rendered.body) <= body_bytes_max(layout, **told)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(texts=st.lists(TYPED, min_size=1, max_size=20))
 def test_what_is_of_its_columns_types_needs_no_other_fields(texts: list[bytes]) -> None:
     assert content(PARQUET, render(PARQUET, texts).body) == b"".join(text + b"\n" for text in texts)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(texts=LINES, compression=COMPRESSIONS)
 def test_csv_keeps_the_text_of_every_value(texts: list[bytes], compression: str) -> None:
     """Column by column where that is quick, and member by member where a text is odd: the same cells."""
@@ -133,7 +133,7 @@ def test_csv_keeps_the_text_of_every_value(texts: list[bytes], compression: str)
     assert len(inside) <= content_bytes_max(layout, count=len(texts), line_bytes=sum(len(text) + 1 for text in texts))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(texts=LINES)
 def test_csv_of_many_lines_is_that_of_each(texts: list[bytes]) -> None:
     together = csv_rows.rows_of(tuple(COLUMNS), texts)

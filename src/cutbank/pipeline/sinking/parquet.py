@@ -9,7 +9,7 @@ as it was, and every value that is of its column's type can be queried there.
 Invariant: the content, which is each row as JSON (columns, and `OTHER_FIELDS` where there are any), is a function of
 layout and lines on any machine, whatever the version of pyarrow, which packs it; a row that its columns tell is the
 line itself.
-Blocking: for a thread. Memory beside lines and body: about `ROW_GROUP_BYTES` twice and the objects of one part.
+Blocking: for a thread. Memory beside lines and body: `body_bytes_max`, and the objects of one part.
 """
 
 import io
@@ -54,6 +54,16 @@ def parquet_check() -> None:
         import pyarrow.parquet  # noqa: F401  # it is asked for
     except ImportError:
         raise MissingExtra("format=parquet: pyarrow is not installed; pip install 'cutbank[parquet]'") from None
+
+
+def body_bytes_max(layout: Layout, *, count: int, line_bytes: int, objects: int) -> int:
+    """Most bytes of so many lines' bodies, and of the row group that is held beside them while they are made.
+
+    A field may be in its column, where a digit can take eight bytes, and once more in `OTHER_FIELDS`.
+    """
+    columns = len(layout.columns) + layout.types.count("SOURCE") * len(SOURCE_FIELDS) + 1
+    groups = objects + line_bytes // ROW_GROUP_BYTES
+    return 3 * line_bytes + 16 * count + COLUMN_BYTES_MAX * columns * groups + 2 * min(line_bytes, ROW_GROUP_BYTES)
 
 
 class ParquetBody:

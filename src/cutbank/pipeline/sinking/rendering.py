@@ -133,13 +133,11 @@ def content_bytes_max(layout: Layout, *, count: int, line_bytes: int, objects: i
 
 def body_bytes_max(layout: Layout, *, count: int, line_bytes: int, objects: int = 1) -> int:
     """Most bytes of so many lines' bodies, and of what is held beside them while they are made."""
+    if layout.format == "parquet":
+        return parquet.body_bytes_max(layout, count=count, line_bytes=line_bytes, objects=objects)
     inside = content_bytes_max(layout, count=count, line_bytes=line_bytes, objects=objects)
     if layout.format == "ndjson" and layout.compression == "none":
         return inside
-    if layout.format == "parquet":
-        columns = (len(layout.columns) + layout.types.count("SOURCE") * len(parquet.SOURCE_FIELDS) + 1) * objects
-        groups = min(inside, 2 * parquet.ROW_GROUP_BYTES)
-        return packed_bytes_max("gzip", inside, objects=objects) + parquet.COLUMN_BYTES_MAX * columns + groups
     return packed_bytes_max(layout.compression, inside, objects=objects) + min(inside, 2 * PACK_BYTES)
 
 
