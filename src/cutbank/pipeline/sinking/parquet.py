@@ -25,7 +25,7 @@ import orjson
 from cutbank.errors import MissingExtra, ObjectUnreadable
 from cutbank.pipeline.sinking.claims import OTHER_FIELDS, Layout
 from cutbank.pipeline.sinking.json_rows import PART_BYTES, is_told, members, parts, read
-from cutbank.pipeline.sinking.packing import GZIP_LEVEL, ZSTD_LEVEL
+from cutbank.pipeline.sinking.packing import GZIP_LEVEL, PACK_BYTES, ZSTD_LEVEL
 
 ROW_GROUP_BYTES = 16 << 20
 """Lines of one row group, bytes: large enough for engines to skip through, small enough to be held twice."""
@@ -87,6 +87,8 @@ class ParquetBody:
         )
         self._batches: list[Any] = []
         self._bytes = 0
+        """Of the row group."""
+        self._whole_bytes = 0
 
     def write(self, lines: Sequence[bytes]) -> bytes:
         """The next lines; their content."""
@@ -96,14 +98,19 @@ class ParquetBody:
             self._batches.append(_batch(self._layout, self._schema, columns, others))
             pieces.append(content)
             self._bytes += len(content)
+            self._whole_bytes += len(content)
             if self._bytes >= ROW_GROUP_BYTES:
                 self._flush()
         return b"".join(pieces)
 
     def close(self) -> bytes:
         """The body."""
+        import pyarrow as pa
+
         self._flush()
         self._writer.close()
+        if self._whole_bytes > PACK_BYTES:
+            pa.default_memory_pool().release_unused()  # it keeps what was freed, and nobody counts that
         return self._out.getvalue()
 
     def _flush(self) -> None:
