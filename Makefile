@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test lint types imports unit test-servers test-containers bench bench-kafka simulate chaos chaos-kafka chaos-s3 bad-input prove lock wheel format clean
+.PHONY: docs help demo test lint types imports unit test-servers test-containers bench bench-kafka bench-sink simulate chaos chaos-kafka chaos-s3 bad-input prove lock wheel format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 — /p' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench: $(VENV)/dev ## records/s of the embedded pipeline and of each stage alone
 
 bench-kafka: $(VENV)/dev ## the scorer on a real broker against a bare reader and the detector alone; PARTS="latency", ARGS="--records 50000"
 	@$(BIN)/python benchmarks/kafka.py $(PARTS) $(ARGS)
+
+bench-sink: $(VENV)/dev ## the sink from the embedded log into S3 against gzip alone, memory, puts, delay, verify; PARTS="memory", ARGS="--rounds 1"
+	@$(BIN)/python benchmarks/sink.py $(PARTS) $(ARGS)
 
 lock: $(VENV)/dev ## compile requirements/*.in to hashed locks, for every platform, without index addresses
 	@sh requirements/compile.sh ../$(BIN)/uv

@@ -1,4 +1,6 @@
-"""How fast the sink is alone: anomalies that lie in the embedded log, into objects on the file system.
+"""How fast the sink is alone: anomalies that lie in the embedded log, into objects on the file system, not compressed.
+
+A stage of `make bench`; into S3, with gzip, `make bench-sink` (sink.py) measures it.
 
 Run directly: `python benchmarks/sinking.py [records]`; figures as JSON on the last line. It checks that every record
 is in an object. `pure` leaves out the log and the store: decoding, marks, sorting, hashing of the same records in one

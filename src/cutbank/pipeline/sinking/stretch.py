@@ -316,7 +316,7 @@ class Stretch:
         """The objects' lines in their order; the rest's, if there is one, is the last."""
         indices = order(self._seconds, self._scores)
         if not self._layout.partition_keys:
-            return [[self._lines[index] for index in indices]]
+            return [list(map(self._lines.__getitem__, indices))]
         parts: list[list[bytes]] = [[] for _ in range(max(self._ordinals) + 1)]
         for index in indices:
             parts[self._ordinals[index]].append(self._lines[index])
