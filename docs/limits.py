@@ -12,10 +12,12 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from cutbank.objects.s3.settings import S3Settings
 from cutbank.retry import RetryPolicy
 from cutbank.settings import Settings
 from cutbank.transports.kafka.settings import KafkaSettings
@@ -198,7 +200,7 @@ def page() -> str:
         for row in said["place"]
     )
     parts.append(_MEMORY)
-    for scheme, settings in (("local", LocalSettings), ("kafka", KafkaSettings)):
+    for scheme, settings in (("local", LocalSettings), ("kafka", KafkaSettings), ("s3", S3Settings)):
         parts.append(
             f"\n## Parameters of `{scheme}://` URLs\n\n| Parameter | Default | Range | Meaning |\n|---|---|---|---|\n"
         )
@@ -223,6 +225,7 @@ def _tests(named: str) -> str:
 def _parameters(settings: type[Settings]) -> Iterator[str]:
     for name, field in settings.model_fields.items():
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = None if default == () else default
         default = f"{default:,}" if isinstance(default, int) else default
         meaning = inspect.cleandoc(field.description or "").replace("\n", " ")
         yield f"| `{name}` | {'' if default is None else default} | {_span(field)} | {meaning} |\n"
@@ -230,10 +233,12 @@ def _parameters(settings: type[Settings]) -> Iterator[str]:
 
 def _span(field: FieldInfo) -> str:
     """The values that a parameter may have."""
-    if field.annotation is bool:
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    kind = kinds[0] if get_origin(field.annotation) is UnionType else field.annotation
+    if kind is bool:
         return "true, false"
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(str(value) for value in get_args(field.annotation))
+    if get_origin(kind) is Literal:
+        return ", ".join(str(value) for value in get_args(kind))
     bounds = {type(bound).__name__: bound for bound in field.metadata}
     least, most = bounds.get("Ge"), bounds.get("Le")
     if least and most:

@@ -19,7 +19,8 @@ def _open_file(url: str, clock: Clock, metrics: Metrics) -> ObjectStore:
 
 def _open_s3(url: str, clock: Clock, metrics: Metrics) -> ObjectStore:
     try:
-        from cutbank.objects.s3 import S3Store, parse_url
+        from cutbank.objects.s3 import parse_url
+        from cutbank.objects.s3.store import S3Store
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("aioboto3", "aiobotocore", "botocore"):
             raise

@@ -5,6 +5,7 @@ The answers are those that AWS documents, said by a server of the tests: no real
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -374,8 +375,9 @@ async def test_a_message_of_the_store_is_repeated_in_part(s3: ScriptedS3) -> Non
         assert "x" * (answers.MESSAGE_CHARACTERS_MAX + 1) not in str(caught.value)
 
 
-async def test_no_secret_is_repeated(s3: ScriptedS3) -> None:
+async def test_no_secret_is_repeated(s3: ScriptedS3, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever happens, in whatever words: what S3 answers repeats what was signed and the token."""
+    caplog.set_level(logging.DEBUG)
     echo = f"<StringToSign>{secret_of('owner')}</StringToSign><Token-0>{TOKEN}</Token-0>"
     said: list[str] = []
     async with opened(s3) as store:
@@ -387,6 +389,7 @@ async def test_no_secret_is_repeated(s3: ScriptedS3) -> None:
                     await call(store)
                 said += [str(caught.value), repr(caught.value), *map(str, logs)]
     assert len(said) > 20
+    said.append(caplog.text)
     for secret in (secret_of("owner"), TOKEN):
         assert not [text for text in said if secret in text]
 

@@ -8,8 +8,8 @@ import pytest
 from cutbank.errors import UsageError
 from cutbank.objects.base import key_check
 from cutbank.pipeline.sinking import SinkConfig
-from cutbank.pipeline.sinking.claims import ChainId, Layout
-from cutbank.pipeline.sinking.layout import names_check, object_key
+from cutbank.pipeline.sinking.claims import MINUTE_MS_MAX, OBJECTS_MAX, ChainId, Layout
+from cutbank.pipeline.sinking.layout import CHECKED_POSITION, names_check, object_key
 from cutbank.pipeline.sinking.prefix import (
     MISSING,
     REST,
@@ -243,6 +243,15 @@ def test_names_that_would_get_too_long_are_refused_at_the_start() -> None:
     names_check(ChainId("p" * 100, "s" * 100, "0"), Layout(format="csv", columns=("a",), compression="gzip"))
     with pytest.raises(UsageError, match="names get too long"):
         names_check(ChainId("p" * 100, "-" * 60, "0"), Layout())
+
+
+def test_names_that_the_stores_root_leaves_no_room_for_are_refused_at_the_start() -> None:
+    """S3 counts the root in its keys; a claim that names an object which can't be put would stop its chain for good."""
+    chain = ChainId("p" * 100, "s" * 100, "0")
+    longest = len(object_key(chain, Layout(), start=CHECKED_POSITION, minute_ms=MINUTE_MS_MAX, ordinal=OBJECTS_MAX - 1))
+    names_check(chain, Layout(), key_bytes_max=longest)
+    with pytest.raises(UsageError, match=f"object key of {longest} bytes, more than the {longest - 1} that the store"):
+        names_check(chain, Layout(), key_bytes_max=longest - 1)
 
 
 def test_the_longest_values_make_no_bad_key() -> None:

@@ -4,6 +4,7 @@ Owns what differs from the SDK's own choices, and why. Event-loop only; to make 
 which the loop is held: at the start, before anything else runs.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,9 @@ from cutbank.objects.s3.settings import S3Settings
 @asynccontextmanager
 async def opened(settings: S3Settings) -> AsyncIterator[Any]:
     """A client; closed with its connections. Raises botocore's errors, NoCredentialsError at once."""
+    for name in ("botocore", "aiobotocore"):
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(logging.INFO)  # below it they log what they sign, the session's token too
     session = aioboto3.Session()
     if await session.get_credentials() is None:
         raise NoCredentialsError

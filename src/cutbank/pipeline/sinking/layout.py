@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from cutbank.errors import UsageError
-from cutbank.objects.base import key_check
+from cutbank.objects.base import KEY_BYTES_MAX, key_check
 from cutbank.pipeline.sinking.claims import MINUTE_MS, MINUTE_MS_MAX, OBJECTS_MAX, ChainId, Layout
 from cutbank.pipeline.sinking.prefix import VALUE_BYTES_MAX, folders, layout_check
 from cutbank.records import Position, position_text
@@ -58,8 +58,8 @@ def ending(layout: Layout) -> str:
     return (".csv" if layout.format == "csv" else ".json") + packed
 
 
-def names_check(chain: ChainId, layout: Layout) -> None:
-    """Whether every object of this chain will have a good key. Raises UsageError."""
+def names_check(chain: ChainId, layout: Layout, *, key_bytes_max: int = KEY_BYTES_MAX) -> None:
+    """Whether every object of this chain will have a good key, of so many bytes at most. Raises UsageError."""
     layout_check(layout)
     value = "/".join(["x" * VALUE_BYTES_MAX] * len(layout.partition_keys))
     longest = object_key(
@@ -67,6 +67,8 @@ def names_check(chain: ChainId, layout: Layout) -> None:
     )
     try:
         key_check(longest)
+        if (size := len(longest.encode())) > key_bytes_max:
+            raise ValueError(f"object key of {size} bytes, more than the {key_bytes_max} that the store's root leaves")
     except ValueError as error:
         raise UsageError(f"{chain}: with the prefix {layout.prefix!r} names get too long: {error}") from None
 

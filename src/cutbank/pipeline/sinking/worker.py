@@ -72,7 +72,7 @@ class Sink:
         """Sink one partition until `stop`. Raises PartitionStopped, Fenced, StoreRefused, passing faults of the log."""
         config = self._config.of(lease.partition.stream)
         chain_id = ChainId(config.pipeline, config.stream, lease.partition.id)
-        names_check(chain_id, config.layout)
+        names_check(chain_id, config.layout, key_bytes_max=self._store.key_bytes_max)
         patience = Patience(clock=self._clock, rng=self._rng, metrics=self._metrics, stop=stop, watch=self._watch)
         chain = Chain(self._store, chain_id, patience=patience, metrics=self._metrics)
         reader = Reader(
