@@ -17,6 +17,7 @@ from cutbank.objects import open_store
 from cutbank.pipeline.sinking import Layout, SinkConfig, inspect, run_sink
 from cutbank.pipeline.sinking.rendering import content
 from cutbank.testing.taps import Call, TappedStore, TappedTransport
+from cutbank_sink.settings import SinkSettings
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ async def _sunk(log_url: str, store_url: str, compression: str, records: int) ->
 
 def sunk(**given: Any) -> dict[str, Any]:
     """From the chain's birth to the last commit, everything that the log has."""
+    sys.setswitchinterval(SinkSettings().thread_switch_ms / 1000.0)  # as the service does
     return asyncio.run(_sunk(**given))
 
 

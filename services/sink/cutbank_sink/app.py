@@ -3,6 +3,7 @@
 Event-loop only.
 """
 
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -37,6 +38,8 @@ async def run(settings: SinkSettings, runtime: Runtime) -> None:
     config = replace(settings.config(spec), spec_hash=_spec_hash(spec))
     clock, metrics = runtime.clock, runtime.metrics
     async with AsyncExitStack() as stack:
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(settings.thread_switch_ms / 1000.0)
         opening = open_transport(
             settings.transport_url,
             clock=clock,

@@ -1,6 +1,7 @@
 """The sink as a service: settings to config, and a whole run from URLs to objects."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,13 @@ def test_no_size_exceeds_128_mib() -> None:
 
 async def test_from_urls_to_objects(tmp_path: Path) -> None:
     settings = SinkSettings.load(
-        {}, transport_url=f"local://{tmp_path}/log.db", store_url=f"file://{tmp_path}/objects", flush_on_stop=True
+        {},
+        transport_url=f"local://{tmp_path}/log.db",
+        store_url=f"file://{tmp_path}/objects",
+        flush_on_stop=True,
+        thread_switch_ms=0.25,
     )
+    usual_s = sys.getswitchinterval()
     clock, metrics = SystemClock(), Counted()
     runtime = Runtime(clock=clock, metrics=metrics)
     async with (
@@ -137,8 +143,10 @@ async def test_from_urls_to_objects(tmp_path: Path) -> None:
                 assert not service.done()
                 await asyncio.sleep(0)
         assert runtime.health.is_ready
+        assert sys.getswitchinterval() == pytest.approx(0.00025)
         runtime.stop.set()
         await asyncio.wait_for(service, 30)
+        assert sys.getswitchinterval() == usual_s
         lines = [
             line
             async for info in inspect.data_objects(store)
