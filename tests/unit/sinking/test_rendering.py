@@ -22,6 +22,7 @@ from cutbank.pipeline.sinking.rendering import (
     content,
     content_bytes_max,
     is_content_of,
+    is_cut_off,
     lines,
     render,
 )
@@ -283,6 +284,18 @@ def test_a_bomb_of_zstd_ends_at_the_limit() -> None:
     assert max(given) <= CHUNK_BYTES
     with pytest.raises(ObjectUnreadable, match="exceeds 16000000 bytes"):
         list(pieces)
+
+
+@pytest.mark.parametrize(
+    "layout", [each for each in ALL if each.format == "parquet" or each.compression != "none"], ids=str
+)
+def test_what_was_cut_off_is_told_from_what_was_changed(layout: Layout) -> None:
+    body = render(layout, golden_lines()).body
+    assert all(is_cut_off(layout, body[:size]) for size in (0, 1, 4, 20, len(body) // 2, len(body) - 1))
+    assert not is_cut_off(layout, body)
+    assert not is_cut_off(layout, b"no" + body[2:-9])
+    assert not is_cut_off(layout, body + b"more" if layout.format != "parquet" else b"more" + body)
+    assert layout.format == "parquet" or not is_cut_off(layout, body[:-1], bytes_max=10)
 
 
 def test_a_body_of_other_lines_is_not_the_claims() -> None:

@@ -21,6 +21,14 @@ LAYOUTS = {
     "gzip": Layout(compression="gzip"),
     "csv": Layout(format="csv", columns=("id", "ANOMALY_SCORE", "ROWTIME", "SOURCE")),
     "csv gzip": Layout(format="csv", compression="gzip", columns=("id", "ANOMALY_SCORE", "ROWTIME", "SOURCE")),
+    "zstd": Layout(compression="zstd"),
+    "parquet gzip": Layout(
+        format="parquet",
+        compression="gzip",
+        columns=("id", "ANOMALY_SCORE", "ROWTIME", "SOURCE"),
+        types=("BIGINT", "DOUBLE", "TIMESTAMP", "SOURCE"),
+    ),
+    "random folders": Layout(prefix="!{firehose:random-string}/!{timestamp:yyyy}/"),
     "zone and prefix": Layout(prefix="events/!{timestamp:yyyy/MM/dd/HH/mm}/", zone="Asia/Kolkata"),
     "partitioned": Layout(
         prefix="id=!{partitionKeyFromQuery:id}/!{timestamp:yyyy/MM/dd}/",
@@ -61,7 +69,7 @@ EDITS: dict[str, Edit] = {
 }
 
 
-@pytest.mark.parametrize("layout", ["gzip", "csv", "csv gzip"])
+@pytest.mark.parametrize("layout", ["gzip", "csv", "csv gzip", "zstd", "parquet gzip"])
 def test_what_was_done_to_an_object_has_its_name_in_every_layout(tmp_path: Path, layout: str) -> None:
     root = sunk(tmp_path, layout=LAYOUTS[layout])
     claim = claims(root)[1]
@@ -71,6 +79,9 @@ def test_what_was_done_to_an_object_has_its_name_in_every_layout(tmp_path: Path,
     for name, edit in EDITS.items():
         path.write_bytes(render(claim.layout, edit(texts)).body)
         assert names(audited(root)) == {name}
+    if layout != "csv":
+        path.write_bytes(body[: len(body) // 2])
+        assert names(audited(root)) == {"cut object"}
     path.write_bytes(body)
     assert audited(root).findings == ()
 

@@ -145,6 +145,25 @@ def unpacked(compression: str, body: bytes) -> Iterator[bytes]:
     return _gunzipped(body) if compression == "gzip" else _unzstd(body)
 
 
+def is_cut_off(compression: str, body: bytes, *, bytes_max: int) -> bool:
+    """Whether a packed body is good as far as it goes, for at most so many bytes of content, and then just ends."""
+    size = 0
+    try:
+        for piece in _gunzipped(body) if compression == "gzip" else _unzstd(body):
+            size += len(piece)
+            if size > bytes_max:
+                return False
+    except Ended:
+        return True
+    except ObjectUnreadable:
+        return False
+    return False
+
+
+class Ended(ObjectUnreadable):
+    """The body ends before its content does."""
+
+
 def _gunzipped(body: bytes) -> Iterator[bytes]:
     """The content of one gzip member and nothing else."""
     unpacker = zlib.decompressobj(wbits=_GZIP_WBITS)
@@ -163,8 +182,10 @@ def _gunzipped(body: bytes) -> Iterator[bytes]:
             yield piece
     except zlib.error as error:
         raise ObjectUnreadable(f"the object is no gzip file: {error}") from None
-    if not unpacker.eof or len(body) - first > CHUNK_BYTES or unpacker.unused_data:
-        raise ObjectUnreadable("the object is a gzip file that is cut off or followed by something else")
+    if not unpacker.eof:
+        raise Ended("the object is a gzip file that is cut off")
+    if len(body) - first > CHUNK_BYTES or unpacker.unused_data:
+        raise ObjectUnreadable("the object is a gzip file that is followed by something else")
 
 
 def _unzstd(body: bytes) -> Iterator[bytes]:
@@ -184,5 +205,7 @@ def _unzstd(body: bytes) -> Iterator[bytes]:
                 yield piece
     except zstd.ZstdError as error:
         raise ObjectUnreadable(f"the object is no zstd file: {error}") from None
-    if not unpacker.eof or first < len(body) or unpacker.unused_data:
-        raise ObjectUnreadable("the object is a zstd file that is cut off or followed by something else")
+    if not unpacker.eof:
+        raise Ended("the object is a zstd file that is cut off")
+    if first < len(body) or unpacker.unused_data:
+        raise ObjectUnreadable("the object is a zstd file that is followed by something else")

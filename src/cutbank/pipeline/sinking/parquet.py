@@ -30,6 +30,9 @@ from cutbank.pipeline.sinking.packing import GZIP_LEVEL, PACK_BYTES, ZSTD_LEVEL
 ROW_GROUP_BYTES = 16 << 20
 """Lines of one row group, bytes: large enough for engines to skip through, small enough to be held twice."""
 
+MAGIC = b"PAR1"
+"""How a file begins and ends."""
+
 BATCH_ROWS = 4096
 """Rows that are read at a time."""
 

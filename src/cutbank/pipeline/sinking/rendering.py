@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import orjson
 
 from cutbank.errors import MissingExtra, ObjectUnreadable, PartitionStopped
-from cutbank.pipeline.sinking import csv_rows, parquet
+from cutbank.pipeline.sinking import csv_rows, packing, parquet
 from cutbank.pipeline.sinking.claims import DataObject, Layout
 from cutbank.pipeline.sinking.json_rows import PART_BYTES, parts
 from cutbank.pipeline.sinking.packing import CHUNK_BYTES, PACK_BYTES, Hashed, packed_bytes_max, packer, unpacked
@@ -29,6 +29,7 @@ __all__ = [
     "content",
     "content_bytes_max",
     "is_content_of",
+    "is_cut_off",
     "lines",
     "render",
 ]
@@ -158,6 +159,13 @@ def chunks(layout: Layout, body: bytes, *, bytes_max: int = CONTENT_BYTES_MAX) -
 def content(layout: Layout, body: bytes, *, bytes_max: int = CONTENT_BYTES_MAX) -> bytes:
     """The content of a body, whole. Raises as `chunks`."""
     return b"".join(chunks(layout, body, bytes_max=bytes_max))
+
+
+def is_cut_off(layout: Layout, body: bytes, *, bytes_max: int = CONTENT_BYTES_MAX) -> bool:
+    """Whether a body that can't be read is good as far as it goes. Not for what is neither packed nor Parquet."""
+    if layout.format == "parquet":
+        return parquet.MAGIC.startswith(body[:4]) and not body[4:].endswith(parquet.MAGIC)
+    return packing.is_cut_off(layout.compression, body, bytes_max=bytes_max)
 
 
 def is_content_of(layout: Layout, item: DataObject, body: bytes) -> bool:
