@@ -84,7 +84,7 @@ def trade(number: int) -> Message:
 
 
 async def snapshots(store: ObjectStore) -> set[str]:
-    return {info.key async for info in store.list("") if "birth" not in info.key}
+    return {info.key async for info in store.list("") if "birth" not in info.key and "_probe" not in info.key}
 
 
 async def committed(transport: Transport, group: str, stream: str) -> bool:
