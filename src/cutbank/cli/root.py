@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "errors": ("cutbank.cli.errors:errors", "List and show bad records, send them again after a fix."),
     "replay": ("cutbank.cli.replay:replaying", "Score a stretch of the source again, into another stream."),
     "verify": ("cutbank.cli.verify:verify", "Audit the objects: nothing missing, doubled or foreign."),
+    "query": ("cutbank.cli.query:query", "Ask the objects by SQL; table definitions for other engines."),
     "init": ("cutbank.cli.init:init", "Write a commented cutbank.toml and its JSON Schema."),
     "doctor": ("cutbank.cli.doctor:doctor", "Check log, stores, settings, spec and machine."),
     "settings": ("cutbank.cli.settings:settings", "Print every setting of every service."),
