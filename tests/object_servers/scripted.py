@@ -43,6 +43,8 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_bytes: int | None = None
     """The connection is reset after so many bytes of the body."""
+    pause_s: float = 0.0
+    """Between two bytes of the body, seconds."""
     hang: bool = False
     """Nothing is answered, and the connection stays."""
     reset: bool = False
@@ -178,8 +180,13 @@ async def _told(writer: asyncio.StreamWriter, reply: Reply, server: str) -> bool
         return False
     headers = {"Server": server, "Content-Length": str(len(reply.body)), **reply.headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    writer.write(f"HTTP/1.1 {reply.status} Said\r\n{lines}\r\n".encode() + reply.body[: reply.cut_bytes])
+    body = reply.body[: reply.cut_bytes]
+    writer.write(f"HTTP/1.1 {reply.status} Said\r\n{lines}\r\n".encode() + (b"" if reply.pause_s else body))
     try:
+        for at in range(len(body) if reply.pause_s else 0):
+            writer.write(body[at : at + 1])
+            await writer.drain()
+            await asyncio.sleep(reply.pause_s)
         await writer.drain()
     except ConnectionError:
         return False

@@ -314,6 +314,18 @@ async def test_a_store_that_falls_silent_is_given_up(s3: ScriptedS3, call: str) 
                 await CALLS[call](store)
 
 
+@pytest.mark.parametrize("call", ["read", "exists"])
+async def test_a_body_that_trickles_is_given_up(s3: ScriptedS3, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never silent for `read_timeout_ms`, and still late."""
+    monkeypatch.setattr(s3_store, "SLOWEST_BYTES_PER_S", 1 << 30)
+    status = 206 if call == "exists" else 200
+    async with opened(s3, call_timeout_ms=300) as store:
+        s3.next.append(Reply(status, bytes(1000), pause_s=0.05))
+        async with asyncio.timeout(30):
+            with pytest.raises(StoreUnavailable, match=r"no whole answer within 0\.3"):
+                await CALLS[call](store)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 70_000])
 async def test_a_body_that_is_cut_off_is_never_returned(s3: ScriptedS3, cut: int) -> None:
     s3.objects["root/a"] = bytes(100_000)

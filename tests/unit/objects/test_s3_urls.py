@@ -85,3 +85,10 @@ def test_every_parameter_is_taken() -> None:
     assert told.tags == (("team", "trades"), ("env", "prod"))
     assert (told.region, told.path_style, told.bucket_key, told.sse) == ("eu-west-1", False, True, "aws:kms")
     assert parse_url("s3://bucket/root?tags=a=")[1].tags == (("a", ""),)
+
+
+def test_a_tag_longer_than_s3_takes_is_refused() -> None:
+    parse_url(f"s3://bucket/root?tags={'n' * settings._TAG_NAME_MAX}={'v' * settings._TAG_VALUE_MAX}")
+    for name, value in ((settings._TAG_NAME_MAX + 1, 1), (1, settings._TAG_VALUE_MAX + 1), (0, 1)):
+        with pytest.raises(UsageError, match="is none that S3 takes"):
+            parse_url(f"s3://bucket/root?tags={'n' * name}={'v' * value}")

@@ -139,6 +139,8 @@ class S3Store:
             if response["ResponseMetadata"]["HTTPStatusCode"] == 206:  # partial content
                 async with asyncio.timeout(self._seconds(0)):
                     await response["Body"].read()
+        except TimeoutError as error:
+            raise self._late(Action.LOOK, key, 0) from error
         except Exception as error:
             raise self._error(Action.LOOK, key, error) from error
         finally:
