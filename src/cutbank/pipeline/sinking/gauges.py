@@ -31,12 +31,12 @@ class Gauges:
     async def tell(self, batch: Batch) -> None:
         """After each batch; asks the log at most every `LAG_S`."""
         if not len(batch):
-            self._set(0)
+            self._set(self._cutting)
             return
         self._newest_ms = batch.arrivals_ms[-1]
         if self._told_s is None or self._clock.monotonic_s() - self._told_s >= LAG_S:
             with suppress(StreamUnavailable):  # A figure is not worth what is held.
-                self._set(await self._lease.lag())
+                self._set(await self._lease.lag() + self._cutting)
 
     async def keep_telling(self) -> None:
         """Once a batch was taken: whenever the worker has told nothing for `LAG_S`."""
