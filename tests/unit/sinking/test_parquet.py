@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cutbank.errors import MissingExtra, ObjectUnreadable, PartitionStopped, UsageError
-from cutbank.pipeline.sinking import Layout, parquet
+from cutbank.pipeline.sinking import Layout, column_values, parquet
 from cutbank.pipeline.sinking.claims import COLUMNS_MAX, OTHER_FIELDS, ColumnType
 from cutbank.pipeline.sinking.rendering import body_bytes_max, content, is_content_of, lines, render
 from cutbank.pipeline.sinking.schema import ERROR_COLUMNS, anomaly_columns
@@ -68,7 +68,7 @@ def told(layout: Layout, *texts: bytes) -> list[bytes]:
 def test_every_type_is_what_engines_take_it_for() -> None:
     found = pq.read_schema(io.BytesIO(render(EVERY, [orjson.dumps(WHOLE)]).body))
     source = pa.struct(
-        [(name, pa.int64() if name in ("run", "ordinal") else pa.string()) for name in parquet.SOURCE_FIELDS]
+        [(name, pa.int64() if name in ("run", "ordinal") else pa.string()) for name in column_values.SOURCE_FIELDS]
     )
     assert [(field.name, field.type) for field in found] == [
         ("varchar", pa.string()),
@@ -116,7 +116,7 @@ def test_duckdb_reads_names_types_and_values(packed: str, tmp_path: Any) -> None
 @pytest.mark.parametrize(
     ("column", "text", "value"),
     [
-        ("double", "100", 100.0),
+        ("double", "9007199254740992", 9007199254740992.0),
         ("double", "1e2", 100.0),
         ("double", "1.10", 1.1),
         ("double", "0.1000000000000000055511151231257827", 0.1),
@@ -187,16 +187,34 @@ def test_a_line_of_another_shape_is_kept_whole(line: bytes) -> None:
 
 
 def test_fields_without_a_column_follow_those_with_one() -> None:
-    line = orjson.dumps({**WHOLE, "double": 1, "new": [1, {"a": None}], "newer": "x"})
+    line = orjson.dumps({**WHOLE, "double": True, "new": [1, {"a": None}], "newer": "x"})
     (row,) = table_of(EVERY, line)
-    assert row["double"] == 1.0
-    assert row[OTHER_FIELDS] == '{"double":1,"new":[1,{"a":null}],"newer":"x"}'
+    assert row["double"] is None
+    assert row[OTHER_FIELDS] == '{"double":true,"new":[1,{"a":null}],"newer":"x"}'
     assert told(EVERY, line) == [line]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_whole_numbers_of_a_double_are_told_as_the_first_one_is_written(plain: bool) -> None:  # noqa: FBT001  # a parameter
+    """Producers of one language write 100, of another 100.0; only who mixes them needs other fields."""
+    numbers: list[Any] = [1.5, None, 100, -3, 2**53 - 1, 0, 2.5]
+    values = numbers if plain else [float(number) if type(number) is int else number for number in numbers]
+    texts = [orjson.dumps({**WHOLE, "double": value}) for value in values]
+    rows = table_of(EVERY, *texts)
+    assert [row["double"] for row in rows] == values
+    assert [row[OTHER_FIELDS] for row in rows] == [None] * len(values)
+    assert told(EVERY, *texts) == texts
+    mixed = [*texts, orjson.dumps({**WHOLE, "double": 7.0 if plain else 7}), orjson.dumps({**WHOLE, "double": -0.0})]
+    assert [row[OTHER_FIELDS] for row in table_of(EVERY, *mixed)[-2:]] == [
+        f'{{"double":{"7.0" if plain else "7"}}}',
+        None,
+    ]
+    assert told(EVERY, *mixed) == mixed
 
 
 def test_many_lines_in_several_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """The content does not depend on how rows are grouped."""
-    many = [orjson.dumps({**WHOLE, "integer": n, **({"double": 1} if n % 7 == 0 else {})}) for n in range(9000)]
+    many = [orjson.dumps({**WHOLE, "integer": n, **({"double": "1"} if n % 7 == 0 else {})}) for n in range(9000)]
     whole = render(EVERY, many)
     monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 100_000)
     grouped = render(EVERY, many)

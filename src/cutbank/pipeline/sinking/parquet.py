@@ -2,9 +2,10 @@
 
 A row has the layout's columns with their types and `OTHER_FIELDS`, text: empty (null) where the columns tell the line
 byte for byte; else a JSON object of what they do not tell: fields without a column, values that are not of their
-column's type, numbers that were written otherwise (`100` in a DOUBLE, 30 digits). Where even that would not give the
+column's type, numbers that were written otherwise (`1e2` in a DOUBLE, 30 digits). Where even that would not give the
 line again (order, spaces, a name that is there twice), it is the whole line behind a space. So every line comes back
-as it was, and every value that is of its column's type can be queried there.
+as it was, and every value that is of its column's type can be queried there. Whether the whole numbers of a DOUBLE are
+written `100` or `100.0` is the first one's to decide, column by column: the file's metadata names the columns of `100`.
 
 Invariant: the content, which is each row as JSON (columns, and `OTHER_FIELDS` where there are any), is a function of
 layout and lines on any machine, whatever the version of pyarrow, which packs it; a row that its columns tell is the
@@ -13,17 +14,15 @@ Blocking: for a thread. Memory beside lines and body: `body_bytes_max`, and the 
 """
 
 import io
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import orjson
 
 from cutbank.errors import MissingExtra, ObjectUnreadable
 from cutbank.pipeline.sinking.claims import OTHER_FIELDS, Layout
+from cutbank.pipeline.sinking.column_values import FLOATS, INTEGERS, SOURCE_FIELDS, is_whole, shown, typed
 from cutbank.pipeline.sinking.json_rows import PART_BYTES, is_told, members, parts, read
 from cutbank.pipeline.sinking.packing import GZIP_LEVEL, PACK_BYTES, ZSTD_LEVEL
 
@@ -36,17 +35,10 @@ MAGIC = b"PAR1"
 BATCH_ROWS = 4096
 """Rows that are read at a time."""
 
-SOURCE_FIELDS = ("pipeline", "stream", "run", "partition", "position", "ordinal")
-"""Of the type SOURCE, in this order; run and ordinal are integers, the others text."""
-
 COLUMN_BYTES_MAX = 1024
 """What a column takes in a body beside its values, at most, bytes: in the footer, page headers, statistics."""
 
-_INTEGERS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64}
-_FLOATS = frozenset({"REAL", "FLOAT", "DOUBLE"})
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
+_PLAIN_COLUMNS = b"cutbank.plain_numbers"
 _OTHERS = b',"%s":' % OTHER_FIELDS.encode()
 _CODECS = {"none": ("NONE", None), "gzip": ("GZIP", GZIP_LEVEL), "zstd": ("ZSTD", ZSTD_LEVEL)}
 
@@ -88,6 +80,8 @@ class ParquetBody:
             store_schema=False,
             write_page_checksum=True,
         )
+        self._plain: dict[str, bool] = {}
+        """Columns whose first whole number is known, and whether it has no point."""
         self._batches: list[Any] = []
         self._bytes = 0
         """Of the row group."""
@@ -97,7 +91,7 @@ class ParquetBody:
         """The next lines; their content."""
         pieces = []
         for part in parts(lines, bytes_max=PART_BYTES):
-            columns, others, content = _rows_of(self._layout, part)
+            columns, others, content = _rows_of(self._layout, part, self._plain)
             self._batches.append(_batch(self._layout, self._schema, columns, others))
             pieces.append(content)
             self._bytes += len(content)
@@ -111,6 +105,8 @@ class ParquetBody:
         import pyarrow as pa
 
         self._flush()
+        if plain := [name for name in self._layout.columns if self._plain.get(name)]:
+            self._writer.add_key_value_metadata({_PLAIN_COLUMNS: orjson.dumps(plain)})
         self._writer.close()
         if self._whole_bytes > PACK_BYTES:
             pa.default_memory_pool().release_unused()  # it keeps what was freed, and nobody counts that
@@ -133,8 +129,8 @@ def schema(layout: Layout) -> Any:
     text = pa.string()
     source = pa.struct([(name, pa.int64() if name in ("run", "ordinal") else text) for name in SOURCE_FIELDS])
     kinds = {
-        **{kind: getattr(pa, f"int{bits}")() for kind, bits in _INTEGERS.items()},
-        **dict.fromkeys(_FLOATS, pa.float64()),
+        **{kind: getattr(pa, f"int{bits}")() for kind, bits in INTEGERS.items()},
+        **dict.fromkeys(FLOATS, pa.float64()),
         "BOOLEAN": pa.bool_(),
         "VARCHAR": text,
         "TIMESTAMP": pa.timestamp("ms", tz="UTC"),
@@ -155,9 +151,10 @@ def contents(layout: Layout, body: bytes) -> Iterator[bytes]:
         found = file.schema_arrow
         if not found.equals(schema(layout)):
             raise ObjectUnreadable(f"its columns are not those of the claim: {', '.join(found.names)[:200]}")
+        plain = orjson.loads((file.metadata.metadata or {}).get(_PLAIN_COLUMNS, b"[]"))
         for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-            yield _content(layout, batch)
-    except (pa.ArrowException, OSError, ValueError) as error:
+            yield _content(layout, batch, dict.fromkeys(plain, True))
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise ObjectUnreadable(f"the object is no sound Parquet file: {str(error)[:200]}") from None
 
 
@@ -192,23 +189,36 @@ def _composed(told: dict[str, str], others: dict[str, str]) -> bytes:
     return f"{{{fields}}}".encode()
 
 
-def _rows_of(layout: Layout, lines: Sequence[bytes]) -> tuple[list[list[Any]], list[str | None], bytes]:
-    """Of some lines: each column's values (a time as ms since the epoch), `OTHER_FIELDS`, and the content."""
+def _rows_of(
+    layout: Layout, lines: Sequence[bytes], plain: dict[str, bool]
+) -> tuple[list[list[Any]], list[str | None], bytes]:
+    """Of some lines: each column's values (a time as ms since the epoch), `OTHER_FIELDS`, and the content.
+
+    `plain` learns how the whole numbers of each column are written.
+    """
     rows = read(lines)
     names = list(layout.columns)
     whole = rows.told and all(list(row) == names for row in rows.fields)
     columns: list[list[Any]] = []
     exact = whole
     for name, kind in zip(layout.columns, layout.types, strict=True):
-        values, same = _typed(kind, [row.get(name) for row in rows.fields])
+        found = [row.get(name) for row in rows.fields]
+        if kind in FLOATS and name not in plain:
+            first = next(filter(is_whole, found), None)
+            if first is not None:
+                plain[name] = type(first) is int
+        values, same = typed(kind, found, plain=plain.get(name, False))
         columns.append(values)
         exact = exact and same
     if exact:
         return columns, [None] * len(lines), b"\n".join([*lines, b""])
-    shown = [_shown(kind, values) for kind, values in zip(layout.types, columns, strict=True)]
+    texts = [
+        shown(kind, values, plain=plain.get(name, False))
+        for name, kind, values in zip(names, layout.types, columns, strict=True)
+    ]
     others: list[str | None] = []
     content: list[bytes] = []
-    for line, fields, row_values in zip(lines, rows.fields, zip(*shown, strict=True), strict=True):
+    for line, fields, row_values in zip(lines, rows.fields, zip(*texts, strict=True), strict=True):
         row = dict(zip(names, row_values, strict=True))
         text = orjson.dumps(row)
         other = None if text == line else _others(row, fields, line)
@@ -228,90 +238,6 @@ def _others(row: dict[str, Any], fields: dict[str, Any], line: bytes) -> str:
     if _composed(told, others) != line:
         return " " + line.decode()
     return _composed({}, others).decode()
-
-
-def _typed(kind: str, values: list[Any]) -> tuple[list[Any], bool]:
-    """Values as their column has them, null where they are not of its type; whether each is told as it was."""
-    kinds = set(map(type, values)) - {type(None)}
-    if kinds <= {_PLAIN.get(kind)} and (kind not in _INTEGERS or _in_range(values, _INTEGERS[kind])):
-        return values, True
-    found = list(map(_FITTING[kind], values))
-    return found, kind in _READ and found.count(None) == values.count(None)
-
-
-def _in_range(values: list[int | None], bits: int) -> bool:
-    numbers = [value for value in values if value is not None]
-    return not numbers or (min(numbers) >= -(1 << bits - 1) and max(numbers) < 1 << bits - 1)
-
-
-def _real(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) else None
-
-
-def _integer(value: Any, *, bits: int) -> int | None:
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and -(1 << bits - 1) <= value < 1 << bits - 1 else None
-
-
-def _of_type(value: Any, *, wanted: type) -> Any:
-    return value if type(value) is wanted else None
-
-
-def _source(value: Any) -> dict[str, Any] | None:
-    """An identity as the scorer writes it; None for anything else."""
-    if type(value) is not dict or tuple(value) != SOURCE_FIELDS:
-        return None
-    pipeline, stream, run, partition, position, ordinal = value.values()
-    if not type(pipeline) is type(stream) is type(partition) is type(position) is str:
-        return None
-    whole = all(type(number) is int and _integer(number, bits=64) is not None for number in (run, ordinal))
-    return value if whole else None
-
-
-def _time_ms(value: Any) -> int | None:
-    """Milliseconds since the epoch of "2026-11-22T23:00:00.123Z"; None for anything else."""
-    return _read_time_ms(value) if type(value) is str else None
-
-
-@lru_cache(maxsize=4096)
-def _read_time_ms(text: str) -> int | None:
-    if not _TIMESTAMP.fullmatch(text):
-        return None
-    try:
-        return (datetime.fromisoformat(text) - _EPOCH) // _MS
-    except ValueError:
-        return None
-
-
-_PLAIN: Mapping[str, type] = {
-    **dict.fromkeys(_FLOATS, float),
-    **dict.fromkeys(_INTEGERS, int),
-    "VARCHAR": str,
-    "BOOLEAN": bool,
-}
-"""The type that JSON's values of a column have, where that is told as it is written."""
-
-_READ = frozenset({"TIMESTAMP", "SOURCE"})
-"""Types whose values are told as they are written if they are of the type at all."""
-
-_FITTING: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(_FLOATS, _real),
-    **{kind: partial(_integer, bits=bits) for kind, bits in _INTEGERS.items()},
-    "VARCHAR": partial(_of_type, wanted=str),
-    "BOOLEAN": partial(_of_type, wanted=bool),
-    "TIMESTAMP": _time_ms,
-    "SOURCE": _source,
-}
-"""A value as its column has it, or None."""
-
-
-def _shown(kind: str, values: list[Any]) -> list[Any]:
-    """A column's values as a row's JSON has them."""
-    if kind != "TIMESTAMP" or values.count(None) == len(values):
-        return values
-    texts = np.datetime_as_string(np.array([value or 0 for value in values], dtype="M8[ms]"), unit="ms").tolist()
-    return [None if value is None else f"{text}Z" for value, text in zip(values, texts, strict=True)]
 
 
 def _batch(layout: Layout, schema: Any, columns: list[list[Any]], others: list[str | None]) -> Any:
@@ -338,9 +264,12 @@ def _sources(values: list[dict[str, Any] | None], kind: Any) -> Any:
     return pa.StructArray.from_arrays(fields, fields=list(kind), mask=missing)
 
 
-def _content(layout: Layout, batch: Any) -> bytes:
+def _content(layout: Layout, batch: Any, plain: Mapping[str, bool]) -> bytes:
     names = [*layout.columns, OTHER_FIELDS]
-    columns = [_values(kind, column) for kind, column in zip((*layout.types, "VARCHAR"), batch.columns, strict=True)]
+    columns = [
+        shown(kind, _values(kind, column), plain=plain.get(name, False)) if kind in FLOATS else _values(kind, column)
+        for name, kind, column in zip(names, (*layout.types, "VARCHAR"), batch.columns, strict=True)
+    ]
     has_others = columns[-1].count(None) < len(columns[-1])
     if not has_others:
         names.pop()
@@ -366,6 +295,6 @@ def _values(kind: str, column: Any) -> list[Any]:
         rows = (dict(zip(SOURCE_FIELDS, values, strict=True)) for values in zip(*fields, strict=True))
         return [row if whole else None for row, whole in zip(rows, there, strict=True)]
     if kind == "TIMESTAMP":
-        return _shown(kind, _values("", column.cast(pa.timestamp("ms")).cast(pa.int64())))
+        return shown(kind, _values("", column.cast(pa.timestamp("ms")).cast(pa.int64())))
     found = column.to_pylist() if column.null_count else column.to_numpy(zero_copy_only=False).tolist()
     return list(found)
