@@ -26,7 +26,7 @@ from cutbank.pipeline.sinking.claims import (
     encode,
 )
 from cutbank.pipeline.sinking.prefix import MISSING
-from cutbank.pipeline.sinking.rendering import content
+from cutbank.pipeline.sinking.rendering import content, is_content_of, lines
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Position
 from cutbank.testing.faults import Crashed
@@ -110,7 +110,7 @@ def test_each_layout_has_the_version_that_first_knew_it() -> None:
         {"version": 4, "compression": "zstd"},
     ):
         with pytest.raises(ValidationError):
-            Layout(**wrong)  # type: ignore[arg-type]
+            Layout(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +299,38 @@ async def test_killed_with_50_partition_values_open(world: World, killed_at: int
     assert {key: await world.store.read(key) for key in there} == there
     assert sorted(ids(await world.lines())) == [*range(120), 500]
     await world.check_whole()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"compression": "gzip"},
+        {"compression": "zstd", "format": "csv", "columns": COLUMNS},
+        {
+            "compression": "zstd",
+            "format": "parquet",
+            "columns": COLUMNS,
+            "types": ("BIGINT", "VARCHAR", "DOUBLE", "TIMESTAMP", "SOURCE"),
+        },
+    ],
+    ids=lambda layout: layout.get("format", "ndjson"),
+)
+def test_as_many_objects_as_a_claim_may_have(layout: dict[str, Any]) -> None:
+    """999 values with an object each, and one for the rest; what it takes was counted beforehand."""
+    most = OBJECTS_MAX - 1
+    whole = Layout(**{**BY_SYMBOL.model_dump(exclude={"version"}), **layout, "partition_values_max": most})
+    values = of_symbols(*(f"s{n % 1200}" for n in range(2400)))
+    stretch = stretch_of(whole, values)
+    held = stretch.held_bytes
+    claim, bodies = stretch.claim(CHAIN, spec_hash=None)
+    assert len(claim.objects) == len(bodies) == OBJECTS_MAX
+    assert [item.count for item in claim.objects] == [2] * most + [2400 - 2 * most]
+    assert "symbol=~rest/" in claim.objects[-1].key
+    assert sum(map(len, bodies)) + stretch.line_bytes <= held
+    assert all(is_content_of(whole, item, body) for item, body in zip(claim.objects, bodies, strict=True))
+    assert stretch_of(whole, values).bodies_of(claim) == bodies
+    found = [lines(whole, content(whole, body)) for body in bodies]
+    assert sorted(ids([line for texts in found for line in texts])) == list(range(2400))
 
 
 async def one_of_two_objects(world: World, layout: Layout) -> str:
