@@ -15,7 +15,7 @@ from cutbank.pipeline.sinking.claims import ChainId, Link, link_from_key
 from cutbank.records import Partition, Position
 from simulation.plan import Event
 from simulation.processes import Slot
-from simulation.services import SCORER_GROUP, SINK_GROUP, SPEC
+from simulation.services import SCORER_GROUP, SINK_GROUP, SPEC, SUNK
 from simulation.watch import Trap
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def befall(world: "World", event: Event) -> None:
             world.spawn(_in_the_middle(world, slot, event), name=event.kind)
         case "storm":
             world.spawn(_storm(world, event), name="storm")
-        case "bad weather" | "outage":
+        case "bad weather" | "outage" | "long outage":
             world.spawn(_weather(world, event), name="weather")
         case "positions":
             await _positions(world, event)
@@ -83,7 +83,7 @@ async def _storm(world: "World", event: Event) -> None:
 
 async def _weather(world: "World", event: Event) -> None:
     world.befell(event.kind)
-    if event.kind == "outage":
+    if event.kind.endswith("outage"):
         world.weather.out(event.call)
     else:
         world.weather.worsen(event.call)
@@ -98,9 +98,9 @@ async def _positions(world: "World", event: Event) -> None:
     slots, rng = world.slots(event.role), world.plan.rng(f"positions at {event.at_s}")
     if not event.live:
         await world.take_away(slots, kill=event.after)
-    group, stream = (SCORER_GROUP, SPEC.source) if event.role == "scorer" else (SINK_GROUP, SPEC.destination)
+    group, streams = (SCORER_GROUP, {SPEC.source}) if event.role == "scorer" else (SINK_GROUP, SUNK)
     moved = False
-    for partition in [partition for partition in world.last if partition.stream == stream]:
+    for partition in [partition for partition in world.last if partition.stream in streams]:
         before = world.log.committed(group, partition)
         if before is None:
             continue  # Nobody has begun: there is nothing to lose.

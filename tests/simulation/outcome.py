@@ -48,6 +48,8 @@ class Figures:
     """Loud stops, where they had to be, by role and reason."""
     kills: Counter[str] = field(default_factory=Counter)
     kill_points: Counter[str] = field(default_factory=Counter)
+    handovers: Counter[str] = field(default_factory=Counter)
+    """What sinks finished of others' claims, and what they were set to themselves."""
     layouts: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     """The services' own counters."""
@@ -131,6 +133,7 @@ class Total(Figures):
             f"loud stops, where they had to be: {listed(self.stops)}",
             f"kills: {self.kills.total():,} ({listed(self.kills)})",
             *(f"kills {point}: {self.kill_points[point]:,}" for point in KILL_POINTS),
+            f"handed over: {listed(self.handovers)}",
             f"partitions given up to another owner: {counters['cutbank_partitions_given_up_total']:,}",
             f"claims adopted: {counters['cutbank_claims_adopted_total']:,}",
             f"snapshots: {counters['cutbank_snapshots_total']:,}",

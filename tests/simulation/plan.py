@@ -13,6 +13,9 @@ from typing import Literal, TypeAlias
 Kind: TypeAlias = Literal["ordinary", "source_remade", "destination_remade", "source_expired", "destination_expired"]
 """ordinary: everything must come out right. The others end in a loud stop, and nothing wrong may be written."""
 
+READ_AHEAD = "with one stretch on its way into objects and the next one read"
+"""A sink reads records while what it has cut is on its way."""
+
 CI_SEEDS = 240
 """How many seeds, from 0, run with the tests: enough to catch each planted bug."""
 
@@ -47,6 +50,7 @@ KILL_CALLS: Mapping[Role, Mapping[str, int]] = {
     "sink": {
         "create claim": 6,
         "create object": 8,
+        READ_AHEAD: 12,
         "commit": 8,
         "fence": 2,
         "receive": 2,
@@ -106,6 +110,7 @@ EVENTS: Mapping[str, int] = {
     "storm": 3,
     "bad weather": 8,
     "outage": 5,
+    "long outage": 2,
     "positions": 6,
     "wall clock": 5,
     "spoil snapshot": 5,
@@ -149,7 +154,7 @@ class Event:
                 return f"freeze {self.role}-{self.slot} for {self.seconds:.1f} s"
             case "storm":
                 return f"{self.number} {self.role}s come and go within {self.seconds:.1f} s"
-            case "bad weather" | "outage":
+            case "bad weather" | "outage" | "long outage":
                 return f"{self.kind} over {self.call} for {self.seconds:.1f} s"
             case "positions":
                 how = "while running" if self.live else "killed before" if self.after else "stopped before"
@@ -183,6 +188,8 @@ class Plan:
     """How long the producer goes on, simulated seconds."""
     wall_offsets_ms: tuple[int, ...]
     """Services' clocks are off by one of these."""
+    many_values: bool
+    """Whether there are so many anomalies a minute, and sinks told such layouts, that 50 partition values are open."""
     gap_max: int
     """Positions that the log leaves out after a publish, at most."""
     drizzle: float
@@ -199,6 +206,15 @@ class Plan:
 HOUR_MS = 3_600_000
 PRODUCE_S = (40.0, 110.0)
 """How long an ordinary producer goes on, at least and at most."""
+OUTAGE_S = (2.0, 30.0)
+LONG_OUTAGE_S = (60.0, 240.0)
+"""How long a store is out for minutes; the producer goes on for all that time, and a while after."""
+AFTER_OUTAGE_S = 20.0
+MANY_VALUES_EVERY = 6
+"""One seed in so many has many partition values open."""
+MANY_PRODUCE_S = (70.0, 90.0)
+MANY_RECORDS_PER_SECOND = (5.0, 8.0)
+"""Three of ten are anomalies: some hundred a minute."""
 EVENTS_COUNT = (4, 12)
 DEAL_S = 20.0
 """Special kinds: half of the time that the producer goes on for their event."""
@@ -217,6 +233,13 @@ def plan_for(seed: int) -> Plan:
     until_s = produce_s if kind == "ordinary" else produce_s - 2 * DEAL_S
     dice = _Dice(rng, counts, atomic=atomic, until_s=until_s)
     events = [dice.event() for _ in range(rng.randint(*EVENTS_COUNT))]
+    many_values = kind == "ordinary" and seed % MANY_VALUES_EVERY == 0
+    if many_values:
+        produce_s = rng.uniform(*MANY_PRODUCE_S)
+        events = [*(event for event in events if event.at_s < produce_s), *dice.among_many_objects(produce_s)]
+    if kind == "ordinary":
+        ends = [event.at_s + event.seconds + AFTER_OUTAGE_S for event in events if event.kind == "long outage"]
+        produce_s = max([produce_s, *ends])
     return Plan(
         seed=seed,
         kind=kind,
@@ -226,11 +249,12 @@ def plan_for(seed: int) -> Plan:
         scorers=scorers,
         sinks=sinks,
         emit="all" if rng.random() < 0.15 else "anomalies",
-        records_per_second=rng.uniform(0.6, 2.0),
+        records_per_second=rng.uniform(*(MANY_RECORDS_PER_SECOND if many_values else (0.6, 2.0))),
         records_per_batch=rng.randint(1, 8),
         bad_share=rng.choice((0.0, 0.05, 0.2)),
         produce_s=produce_s,
         wall_offsets_ms=rng.choice(((0,), (0, HOUR_MS), (0, -HOUR_MS), (HOUR_MS, -HOUR_MS, 0))),
+        many_values=many_values,
         gap_max=rng.choice((0, 3)),
         drizzle=rng.choice((0.0, 0.0, 0.005, 0.02)),
         slow=rng.choice((0.0, 0.5, 1.0, 1.0)),
@@ -269,6 +293,22 @@ class _Dice:
             case _:
                 return self._around_processes(at_s, kind)
 
+    def among_many_objects(self, until_s: float) -> list[Event]:
+        """Kills of sinks between the objects of claims that have many of them: around the end of a minute."""
+        rng = self._rng
+        return [
+            Event(
+                at_s=rng.uniform(0.2, 0.8) * until_s,
+                kind="kill at call",
+                role="sink",
+                slot=slot,
+                call="create object",
+                number=rng.randint(2, 40),
+                after=rng.random() < 0.5,
+            )
+            for slot in range(self._counts["sink"])
+        ]
+
     def _around_processes(self, at_s: float, kind: str) -> Event:
         """An event that meets no single process."""
         rng = self._rng
@@ -276,9 +316,11 @@ class _Dice:
             case "storm":
                 role, number = _role(rng, producer=False), rng.randint(2, 4)
                 return Event(at_s=at_s, kind=kind, role=role, number=number, seconds=rng.uniform(10.0, 40.0))
-            case "bad weather" | "outage":
-                where = rng.choice(("log", "store", "state"))
-                return Event(at_s=at_s, kind=kind, call=where, seconds=rng.uniform(2.0, 30.0))
+            case "bad weather" | "outage" | "long outage":
+                long = kind == "long outage"
+                where = "store" if long else rng.choice(("log", "store", "state"))
+                seconds = rng.uniform(*(LONG_OUTAGE_S if long else OUTAGE_S))
+                return Event(at_s=at_s, kind=kind, call=where, seconds=seconds)
             case "positions":
                 role, to = _role(rng, producer=False), rng.choice(("lost", "earlier", "zero"))
                 after, live = rng.random() < 0.5, rng.random() < 0.3

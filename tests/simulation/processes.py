@@ -150,6 +150,10 @@ class Stage:
     """What has really happened, by the kind of event: an event may find nobody, or a call that never comes."""
     struck: Counter[str] = field(default_factory=Counter)
     """What has happened at a call: kind and call."""
+    handovers: Counter[str] = field(default_factory=Counter)
+    """What sinks finished of others."""
+    claimed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By object's key, who claimed it and in which layout."""
     missing_streams_allowed: bool = False
     """Whether a process may end because a stream was deleted."""
     watches: list[Watch] = field(default_factory=list)
@@ -285,6 +289,8 @@ class Slot:
             gate=process.gate,
             clock=stage.clock,
             traps=self.traps,
+            handovers=stage.handovers,
+            claimed=stage.claimed,
         )
         self._stop = asyncio.Event()
         self._process, self._watch = process, watch
@@ -338,7 +344,9 @@ class Slot:
                     )
                 case "sink":
                     store = seen(stage.store, "store", weather.store)
-                    await run_a_sink(transport, store, clock=clock, figures=stage.figures, stop=self._stop, rng=rng)
+                    await run_a_sink(
+                        stage.plan, transport, store, clock=clock, figures=stage.figures, stop=self._stop, rng=rng
+                    )
 
     def _judge(self, name: str, error: Exception) -> None:
         """A process that ends by itself: a fault that outlasted its retries may end it, nothing else."""

@@ -41,7 +41,7 @@ class _Source:
 
 @dataclass(slots=True)
 class _Sunk:
-    """One partition of the anomalies stream: what it holds, and how much of that a commit has passed."""
+    """One partition of the anomalies or errors: what it holds, and how much of that a commit has passed."""
 
     held: list[tuple[Position, bytes]] = field(default_factory=list)
     passed: int = 0
@@ -62,6 +62,7 @@ class Referee:
         self._history = history
         self._sources: dict[Partition, _Source] = {}
         self._sunk: dict[Partition, _Sunk] = {}
+        self._streams_sunk = (spec.destination, spec.errors)
         self._expected: dict[str, set[bytes]] = {}
         self.published: dict[str, Counter[bytes]] = {}
         """How often each line was published, by stream."""
@@ -78,9 +79,9 @@ class Referee:
         """Objects by how they were laid out."""
         self._claimed: dict[str, tuple[Claim, DataObject]] = {}
         self._arrived: dict[bytes, tuple[int, Position]] = {}
-        """By anomaly: the minute that it belongs to, and its position, both as it was first published."""
+        """By anomaly or error: the minute that it belongs to, and its position, both as it was first published."""
         self._by_source: dict[bytes, bytes] = {}
-        """Anomalies by their SOURCE, as JSON."""
+        """Anomalies and errors by their SOURCE, as JSON."""
         self.violations: list[Violation] = []
         self.failed = asyncio.Event()
 
@@ -126,7 +127,7 @@ class Referee:
             for output in source.model.apply(record).outputs:
                 source.said.append((position, output.stream, output.value))
                 self._expected.setdefault(output.stream, set()).add(output.value)
-                if output.stream == self._spec.destination:
+                if output.stream in self._streams_sunk:
                     self._by_source[orjson.dumps(orjson.loads(output.value)["SOURCE"])] = output.value
 
     def _see_outputs(self, batch: Batch) -> None:
@@ -142,7 +143,7 @@ class Referee:
                 self.violated("another line than the oracle's", f"published to {batch.partition}: {_text(value)}")
             elif published[value] > 1 and not self.repeats_allowed:
                 self.violated("published twice", f"to {batch.partition}, on a log with transactions: {_text(value)}")
-        if stream == self._spec.destination:
+        if stream in self._streams_sunk:
             sunk = self._sunk.setdefault(batch.partition, _Sunk())
             sunk.held.extend(zip(batch.positions, batch.values, strict=True))
             for position, value, arrival_ms in zip(batch.positions, batch.values, batch.arrivals_ms, strict=True):
@@ -171,7 +172,7 @@ class Referee:
             self.violated("an object is not its claim's", f"{key}: {len(lines)} lines, {item.count} are claimed")
         known = [self._as_published(layout, line) for line in lines]
         for line in known:
-            self._line_put(key, line)
+            self._line_put(claim.stream, key, line)
         self._check_places(claim, key, known)
 
     def _check_places(self, claim: Claim, key: str, lines: Sequence[bytes]) -> None:
@@ -184,7 +185,8 @@ class Referee:
             if minute_ms != claim.minute_ms:
                 self.violated("wrong minute", f"{key} is of {claim.minute_ms}, not of {minute_ms}: {_text(line)}")
             fields = orjson.loads(line)
-            ranks.append((fields["ROWTIME"][:SECOND_CHARACTERS], -fields["ANOMALY_SCORE"], position))
+            time = fields["ROWTIME" if claim.stream == self._spec.destination else "ERROR_TIME"]
+            ranks.append((time[:SECOND_CHARACTERS], -fields.get("ANOMALY_SCORE", 0.0), position))
         if ranks != sorted(ranks):
             self.violated("wrong order", f"the {len(lines)} lines of {key}")
 
@@ -196,12 +198,12 @@ class Referee:
         value = self._by_source.get(identity, b"")
         return value if value and lines_of(layout, render_one(layout, value)) == [line] else line
 
-    def _line_put(self, key: str, line: bytes) -> None:
+    def _line_put(self, stream: str, key: str, line: bytes) -> None:
         self.durable[line] += 1
         if self.durable[line] > 1:
             self.repeated += 1
             self.violated("twice", f"{key} holds what another object holds: {_text(line)}")
-        if line not in self.published.get(self._spec.destination, ()):
+        if line not in self.published.get(stream, ()):
             self.different += 1
             self.violated("another line than was published", f"{key}: {_text(line)}")
         elif self.not_sunk is not None and line in self.not_sunk:
@@ -251,8 +253,8 @@ class Referee:
         return self._expected.get(stream, set())
 
     def everything_durable(self) -> bool:
-        """Whether every anomaly is in an object."""
-        return all(value in self.durable for value in self.expected(self._spec.destination))
+        """Whether every anomaly and every error is in an object."""
+        return all(value in self.durable for stream in self._streams_sunk for value in self.expected(stream))
 
     def stream_made_again(self, stream: str) -> None:
         """Nothing that a stream of this name holds from now on may be used."""
@@ -260,7 +262,8 @@ class Referee:
             self.frozen = True
         else:
             self.not_sunk = set()
-            self._sunk.clear()
+            for partition in [partition for partition in self._sunk if partition.stream == stream]:
+                del self._sunk[partition]
 
     def violated(self, check: str, found: str) -> None:
         """Something that is wrong."""

@@ -13,6 +13,8 @@ from cutbank.clock import Clock
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.scoring import ScorerConfig, run_scorer
 from cutbank.pipeline.sinking import Layout, SinkConfig, run_sink
+from cutbank.pipeline.sinking.prefix import partition_fields
+from cutbank.pipeline.sinking.schema import ERROR_COLUMNS, Column, anomaly_columns
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.records import Message
 from cutbank.testing.detectors import chain_detectors
@@ -29,12 +31,24 @@ SPEC_HASH = SPEC.hash(algorithm_version=DETECTORS.algorithm_version)
 SCORER_GROUP = f"{SPEC.name}.scorer"
 SINK_GROUP = f"{SPEC.name}.sink"
 
-_CSV_COLUMNS = (*(column.name for column in SPEC.columns), "ANOMALY_SCORE", "ROWTIME", "SOURCE")
+SUNK = frozenset({SPEC.destination, SPEC.errors})
+"""Streams that the sinks sink."""
+
+_COLUMNS = tuple(column.name for column in anomaly_columns(SPEC))
+_ERROR_PREFIX = "errors/!{firehose:error-output-type}/"
+
+
+def _parquet(columns: Sequence[Column], **more: object) -> Layout:
+    """A layout with a typed column for each of these."""
+    names, types = (tuple(column[at] for column in columns) for at in (0, 1))
+    return Layout.model_validate({"format": "parquet", "columns": names, "types": types, **more})
+
+
 LAYOUTS: tuple[Layout, ...] = (
     Layout(),
     Layout(prefix="anomalies/!{timestamp:yyyy/MM/dd}/", zone="Asia/Kolkata"),
     Layout(compression="gzip"),
-    Layout(format="csv", columns=_CSV_COLUMNS),
+    Layout(format="csv", columns=_COLUMNS),
     Layout(
         prefix="!{timestamp:yyyy/MM/dd/HH/mm}/type=!{partitionKeyFromQuery:tradeType}/", partition_keys=("tradeType",)
     ),
@@ -43,11 +57,33 @@ LAYOUTS: tuple[Layout, ...] = (
         partition_keys=("tickerSymbol",),
         partition_values_max=2,
         format="csv",
-        columns=_CSV_COLUMNS,
+        columns=_COLUMNS,
         compression="gzip",
+    ),
+    Layout(compression="zstd", prefix="!{timestamp:yyyy/MM/dd}/!{firehose:random-string}/", zone="America/New_York"),
+    _parquet(anomaly_columns(SPEC), compression="zstd"),
+    _parquet(
+        anomaly_columns(SPEC),
+        prefix="!{timestamp:yyyy/MM/dd/HH}/type=!{partitionKeyFromQuery:tradeType}/",
+        partition_keys=("tradeType",),
     ),
 )
 """How sinks may be told to lay out objects: a restart draws another one."""
+
+MANY_VALUES = Layout(
+    prefix="at=!{partitionKeyFromQuery:SOURCE.position}/",
+    partition_keys=("SOURCE.position",),
+    partition_values_max=50,
+)
+"""Each anomaly has a value of its own: a claim of more than 50 has as many objects and a rest."""
+
+ERROR_LAYOUTS: tuple[Layout, ...] = (
+    Layout(prefix="errors/!{timestamp:yyyy/MM/dd/HH}/"),
+    Layout(prefix="errors/!{timestamp:yyyy/MM/dd}/", zone="America/New_York", compression="gzip"),
+    Layout(prefix=_ERROR_PREFIX, partition_keys=partition_fields(_ERROR_PREFIX)),
+    _parquet(ERROR_COLUMNS, prefix="errors/", compression="gzip"),
+)
+"""How they may be told to lay out errors."""
 
 BAD_VALUES: tuple[bytes, ...] = (
     b"",
@@ -150,6 +186,7 @@ async def run_a_scorer(
 
 
 async def run_a_sink(
+    plan: Plan,
     transport: Transport,
     store: ObjectStore,
     *,
@@ -162,9 +199,10 @@ async def run_a_sink(
     config = SinkConfig(
         pipeline=SPEC.name,
         stream=SPEC.destination,
-        layout=rng.choice(LAYOUTS),
-        stretch_bytes_max=rng.choice((1, 1000, 4000, 16 << 20)),
-        stretch_records_max=rng.choice((1, 2, 5, 500_000)),
+        layout=rng.choice((MANY_VALUES, *LAYOUTS)[: 2 if plan.many_values else None]),
+        beside={SPEC.errors: rng.choice(ERROR_LAYOUTS)},
+        stretch_bytes_max=16 << 20 if plan.many_values else rng.choice((1, 1000, 4000, 16 << 20)),
+        stretch_records_max=500_000 if plan.many_values else rng.choice((1, 2, 5, 500_000)),
         held_bytes_max=rng.choice((1 << 20, 256 << 20)),
         grace_ms=rng.choice((0, 2000)),
         flush_on_stop=rng.random() < 0.3,

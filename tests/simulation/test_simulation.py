@@ -17,8 +17,9 @@ from simulation.__main__ import main
 from simulation.outcome import Outcome, Total, Violation
 from simulation.plan import CI_SEEDS, EVENTS, SPECIAL, SPECIAL_EVERY, Event, plan_for
 from simulation.planted_bugs import BUGS
+from simulation.referee import layout_name
 from simulation.seeds import run_seed, run_seeds
-from simulation.services import LAYOUTS
+from simulation.services import ERROR_LAYOUTS, LAYOUTS, MANY_VALUES
 from simulation.watch import KILL_POINTS
 from simulation.world import play
 
@@ -48,7 +49,8 @@ def test_every_promise_holds_in_every_world(chunk: int, record_property: Callabl
     assert set(total.struck) >= {f"kill at call: {call}" for call in NAMED_CALLS}
     assert set(total.struck) >= {f"freeze at call: {call}" for call in ZOMBIE_CALLS}
     assert "kill, call arrives late: create claim" in total.struck
-    assert len(total.layouts) == len(LAYOUTS)
+    assert set(total.layouts) == {layout_name(layout) for layout in (*LAYOUTS, MANY_VALUES, *ERROR_LAYOUTS)}
+    assert all(total.handovers.values()), "claims were finished by others, which then had another layout"
     assert {kind for kind in SPECIAL if total.kinds[kind]} == set(SPECIAL)
     assert {stop.split()[0] for stop in total.stops} == {"scorer", "sink"}, "special worlds stopped, loudly"
     assert (total.lost, total.repeated, total.different) == (0, 0, 0)

@@ -17,7 +17,7 @@ from cutbank.transports.base import Transport
 from simulation.outcome import Outcome, Violation
 from simulation.plan import Plan
 from simulation.referee import Referee
-from simulation.services import DETECTORS, SPEC
+from simulation.services import DETECTORS, SPEC, SUNK
 
 
 async def oracle_lines(transport: Transport, state: MemoryStore, plan: Plan) -> Mapping[str, Counter[bytes]]:
@@ -39,7 +39,8 @@ def check_lines(referee: Referee, wanted: Mapping[str, Counter[bytes]], outcome:
             raise Violation("published twice", f"to {stream}: {_some(again)}")
         # Where lines may be published again, each still has to be there, and no other.
         _compare(f"in {stream}", lines, Counter(set(found)), outcome)
-    _compare("in objects", wanted.get(SPEC.destination, Counter()), referee.durable, outcome)
+    sunk = sum((wanted.get(stream, Counter()) for stream in SUNK), Counter[bytes]())
+    _compare("in objects", sunk, referee.durable, outcome)
 
 
 def _compare(where: str, wanted: Counter[bytes], found: Counter[bytes], outcome: Outcome) -> None:

@@ -17,9 +17,11 @@ from cutbank.clock import Clock
 from cutbank.errors import CutbankError
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.sinking.claims import Claim, decode, link_from_key
+from cutbank.records import Batch
 from cutbank.testing.faults import Crashed
 from cutbank.testing.taps import Around, Call, TappedStore
 from simulation.history import History
+from simulation.plan import READ_AHEAD
 
 T = TypeVar("T")
 
@@ -27,8 +29,11 @@ PUBLISH_COMMIT = "between publish and commit"
 CLAIM_OBJECT = "between claim and object"
 OBJECT_COMMIT = "between object and commit"
 SNAPSHOT = "during a snapshot"
-KILL_POINTS = (PUBLISH_COMMIT, CLAIM_OBJECT, OBJECT_COMMIT, SNAPSHOT)
+MANY_OPEN = "with 50 partition values open"
+KILL_POINTS = (PUBLISH_COMMIT, CLAIM_OBJECT, OBJECT_COMMIT, SNAPSHOT, MANY_OPEN, READ_AHEAD)
 """Where kills have to fall: a point that is never hit is not tested."""
+
+MANY = 50
 
 _CHANGES = frozenset({"publish", "publish_and_commit", "commit", "fence", "release", "create", "delete", "ensure"})
 """Calls that change something: noted with more weight."""
@@ -101,6 +106,16 @@ class Watch:
     _publishing: "asyncio.Task[object] | None" = None
     _published: int = 0
     _snapshots: int = 0
+    handovers: Counter[str] = field(default_factory=Counter)
+    """The world's: objects put by another process than the one that claimed them."""
+    claimed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """The world's: by object's key, who claimed it and in which layout."""
+    _finished: set[str] = field(default_factory=set)
+    """Layouts of others' claims that this process has put objects of, before it made a claim of its own."""
+    _many: set[str] = field(default_factory=set)
+    """Partitions whose claim has many values."""
+    _ahead: set[str] = field(default_factory=set)
+    """Partitions of which records were read since their claim."""
     _unfinished: dict[str, set[str]] = field(default_factory=dict)
     """By partition: objects of the last claim that it made which are not there yet."""
     _uncommitted: set[str] = field(default_factory=set)
@@ -114,6 +129,8 @@ class Watch:
                 CLAIM_OBJECT: bool(self._unfinished),
                 OBJECT_COMMIT: bool(self._uncommitted),
                 SNAPSHOT: bool(self._snapshots),
+                MANY_OPEN: not self._many.isdisjoint(self._unfinished),
+                READ_AHEAD: not self._ahead.isdisjoint({*self._unfinished, *self._uncommitted}),
             }
         )
 
@@ -136,6 +153,10 @@ class Watch:
                 # Killed in the middle, it stays counted: what was published stands, the position doesn't.
                 self._published = 0
         result = await do()
+        if call.name == "receive" and isinstance(result, Batch) and len(result):
+            self._ahead.add(call.subject)
+            if call.subject in self._unfinished or call.subject in self._uncommitted:
+                self._sprung(READ_AHEAD, after=None)
         if call.name in {"commit", "release"}:
             self._uncommitted.discard(call.subject)
         if call.name == "release":
@@ -156,12 +177,30 @@ class Watch:
             claim = decode(body, Claim, key=key)
             partition = f"{claim.stream}/{claim.partition}"
             self._uncommitted.discard(partition)
+            self._ahead.discard(partition)
             self._unfinished[partition] = {item.key for item in claim.objects}
+            (self._many.add if len(claim.partition_values) >= MANY else self._many.discard)(partition)
+            self._claims(claim)
+        self._puts(key)
         for partition, missing in list(self._unfinished.items()):
             missing.discard(key)
             if not missing:
                 del self._unfinished[partition]
                 self._uncommitted.add(partition)
+
+    def _claims(self, claim: Claim) -> None:
+        """A claim of its own: what it is set to shows, and whether it has finished what was claimed otherwise."""
+        layout = claim.layout.model_dump_json()
+        self.claimed.update((item.key, (self.who, layout)) for item in claim.objects)
+        self.handovers["then claimed in another layout"] += len(self._finished - {layout})
+        self._finished.clear()
+
+    def _puts(self, key: str) -> None:
+        """An object: whose claim is it?"""
+        who, layout = self.claimed.get(key, (self.who, ""))
+        if who != self.who:
+            self.handovers["objects put by another than who claimed them"] += 1
+            self._finished.add(layout)
 
     async def _outer(self, where: str, call: Call, do: Callable[[], Awaitable[T]]) -> T:
         name = named(call, where)

@@ -23,7 +23,7 @@ from simulation.outcome import Outcome, Violation
 from simulation.plan import DEAL_S, Plan, Role
 from simulation.processes import STOP_S_MAX, Slot, Stage, Weather
 from simulation.referee import Referee
-from simulation.services import DETECTORS, SCORER_GROUP, SINK_GROUP, SPEC
+from simulation.services import DETECTORS, SCORER_GROUP, SINK_GROUP, SPEC, SUNK
 from simulation.verdict import check_chains, check_lines, oracle_lines
 
 SESSION_S = 5.0
@@ -319,8 +319,8 @@ class World:
         if not all(slot.done for slot in self.slots("producer")):
             return "the producer has not ended"
         for partition, last in self.last.items():
-            group = {SPEC.source: SCORER_GROUP, SPEC.destination: SINK_GROUP}.get(partition.stream)
-            if group is None or partition in without:
+            group = SCORER_GROUP if partition.stream == SPEC.source else SINK_GROUP
+            if partition.stream not in {SPEC.source, *SUNK} or partition in without:
                 continue
             committed = self.log.committed(group, partition)
             if committed is None or committed <= last:
@@ -328,7 +328,7 @@ class World:
         return None
 
     def _not_durable(self) -> str | None:
-        return None if self.referee.everything_durable() else "not every anomaly is in an object"
+        return None if self.referee.everything_durable() else "not every anomaly and error is in an object"
 
     async def _put_down(self) -> None:
         """Whatever still runs ends here and now: a failed world's processes must not be waited for."""
@@ -346,6 +346,7 @@ class World:
         outcome.simulated_s = self.clock.monotonic_s() - self.began_s
         outcome.digest = self.history.digest()
         outcome.kill_points, outcome.kills = stage.kill_points, stage.kills
+        outcome.handovers = stage.handovers
         outcome.events, outcome.struck = stage.befell, stage.struck
         outcome.counters = Counter(stage.figures.counters)
         self.referee.sum_up(outcome)
