@@ -10,7 +10,7 @@ class ScorerSettings(ScorerConfig, ServiceSettings):
     """Settings of `cutbank score` and `python -m cutbank_scorer`."""
 
     state_url: str = Field(default="file://data/state", min_length=1)
-    """The object store that keeps births and snapshots: file://FOLDER."""
+    """The object store that keeps births and snapshots: file://FOLDER, or s3://BUCKET/ROOT with parameters."""
     thread_switch_ms: float = Field(default=0.5, ge=0.05, le=100.0)
     """Milliseconds that a thread which scores may keep the interpreter while the event loop waits for it, 0.05 to 100.
     Python's own 5 would be added to every step of a publish; much less costs throughput."""

@@ -22,7 +22,8 @@ class SinkSettings(ServiceSettings):
     """Settings of `cutbank sink` and `python -m cutbank_sink`. All may change at any restart but the store's URL."""
 
     store_url: str = Field(default="file://data/anomalies", min_length=1)
-    """Root of the objects: file://FOLDER. The claims in it decide what has been sunk: another root begins anew."""
+    """Root of the objects: file://FOLDER, or s3://BUCKET/ROOT with parameters. Its claims decide what has been sunk:
+    another root begins anew."""
     prefix: str = Field(default="yyyy/MM/dd/HH/", max_length=1024)
     """Folders of an object: a date pattern, or text with !{timestamp:yyyy/MM/dd} and !{partitionKeyFromQuery:FIELD}."""
     errors_prefix: str = Field(default="errors/!{timestamp:yyyy/MM/dd/HH}/", max_length=1024)
