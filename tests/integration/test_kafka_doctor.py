@@ -123,7 +123,8 @@ async def test_topics_that_are_to_be_made_ask_for_create(secured: SecuredKafka, 
 async def test_a_user_for_one_service_is_a_warning_about_the_others(secured: SecuredKafka, prefix: str) -> None:
     await made(secured, prefix)
     group = f"{prefix}{SPEC.name}.sink"
-    await secured.allow(Resource.TOPIC, prefix + SPEC.destination, Operation.READ, Operation.DESCRIBE_CONFIGS)
+    for stream in (SPEC.destination, SPEC.errors):
+        await secured.allow(Resource.TOPIC, prefix + stream, Operation.READ, Operation.DESCRIBE_CONFIGS)
     await secured.allow(Resource.TRANSACTIONAL_ID, group, Operation.WRITE, prefixed=True)
     # Enough to be told of the group, not to join it.
     await secured.allow(Resource.GROUP, group, Operation.DESCRIBE)
