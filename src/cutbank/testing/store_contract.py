@@ -214,6 +214,16 @@ class StoreContract:
             for key in keys:
                 assert await store.read(key) == key.encode()
 
+    async def test_the_longest_key_is_taken(self, opener: Opener) -> None:
+        """As long as the store says; on S3 its root counts."""
+        async with opener() as store:
+            assert KEY_BYTES_MAX // 2 <= store.key_bytes_max <= KEY_BYTES_MAX
+            key = ("x" * (SEGMENT_BYTES_MAX - 1) + "/") * (KEY_BYTES_MAX // SEGMENT_BYTES_MAX + 1)
+            key = key[: store.key_bytes_max - 1] + "y"
+            await store.create(key, b"body")
+            assert await store.read(key) == b"body"
+            assert await _listed(store) == [key]
+
     async def test_another_opening_sees_the_same(self, opener: Opener) -> None:
         """The root is the store's identity."""
         async with opener() as store:
@@ -227,7 +237,7 @@ class StoreContract:
     async def test_a_probe_leaves_nothing(self, opener: Opener) -> None:
         """Also several at once, as processes start together."""
         async with opener() as one, opener() as other:
-            await asyncio.gather(one.probe(), other.probe(), one.probe())
+            await asyncio.gather(one.probe(), other.probe(deletes=True), one.probe())
             assert await _listed(one) == []
 
     async def test_a_url_names_the_root(self, opener: Opener) -> None:
