@@ -55,8 +55,8 @@ class SinkSettings(ServiceSettings):
     sink_start_timestamp_ms: int = Field(default=0, ge=0)
     """With sink_start=timestamp: milliseconds since the epoch, UTC."""
     thread_switch_ms: float = Field(default=0.5, ge=0.05, le=100.0)
-    """Milliseconds that a thread which reads lines may keep the interpreter while one that packs an object waits for
-    it, 0.05 to 100. Python's own 5 would be added to every step of a body."""
+    """Milliseconds that a thread may keep the interpreter while another one waits for it, 0.05 to 100. Python's own 5
+    would be added to every step of a publish, or of packing an object; much less costs throughput."""
     stream_wait_s: float = Field(default=60.0, ge=0.0, le=86_400.0, allow_inf_nan=False)
     """Seconds to wait at start for the stream to exist, 0 to 86400: services start in any order."""
 
