@@ -234,7 +234,7 @@ async def test_a_squeeze_with_one_in_flight_waits_for_it_and_then_cuts_the_open_
         (holder,) = budget._holders
 
         async def open_and_full() -> bool:
-            return len(budget._departed) == FLIGHTS_MAX and holder.held_bytes > 0
+            return bool(len(budget._departed) == FLIGHTS_MAX and holder.held_bytes > 0)
 
         await world.until(open_and_full, running)
         waiting = asyncio.ensure_future(budget.room(budget.ceiling_bytes))

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 import pytest
 import structlog
@@ -14,8 +16,10 @@ from cutbank.pipeline.sinking.outage import SAY_EVERY_S, UNREADY_AFTER_S, StoreW
 from cutbank.pipeline.sinking.patience import STORE, Interrupted, Patience, together
 from cutbank.testing.clock import ManualClock
 from cutbank.testing.faults import Fault
-from cutbank.testing.taps import TappedStore
+from cutbank.testing.taps import Call, TappedStore
 from sinking_world import Counted, Faulty, Gate, World, anomaly, ids
+
+T = TypeVar("T")
 
 AWAY = "cutbank_store_away_seconds"
 
@@ -132,10 +136,10 @@ async def test_many_objects_of_a_claim_are_put_together_up_to_a_bound(world: Wor
     store = TappedStore(world.store, gate)
     waiting = 0
 
-    async def put(call: object, do: object) -> object:
+    async def put(call: Call, do: Callable[[], Awaitable[T]]) -> T:
         nonlocal waiting
-        waiting += getattr(call, "name", "") == "create" and "k=v" in getattr(call, "subject", "")
-        return await do()  # type: ignore[operator]
+        waiting += call.name == "create" and "k=v" in call.subject
+        return await do()
 
     async with world.sinking(store=TappedStore(store, put), layout=LAYOUT, stretch_records_max=60) as running:
 

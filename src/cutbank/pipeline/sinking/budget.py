@@ -2,7 +2,8 @@
 
 Invariant: nobody reads on while the records held reach the ceiling: what each partition may receive in one call is
 set aside from the limit beforehand. Who needs room has the largest holders cut their stretches early, and waits:
-back-pressure. Waiters are served in order, so a large claim to be finished is not overtaken for ever.
+back-pressure. What has been cut and is on its way into objects counts until it is there.
+Waiters are served in order, so a large claim to be finished is not overtaken for ever.
 A single stretch larger than the limit is let in when it is alone, so any claim can be finished by any process.
 Event-loop only.
 """
