@@ -247,7 +247,7 @@ async def test_a_squeeze_with_one_in_flight_waits_for_it_and_then_cuts_the_open_
         gate.open.set()
 
         async def room() -> bool:
-            return waiting.done()
+            return bool(waiting.done())
 
         await world.until(room, running)
         await world.until(world.all_committed, running)
