@@ -1,5 +1,6 @@
 """Lines in a table: as many rows as lines, whatever they hold; the quick way and the slow way make the same rows."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def dumped(fields: dict[str, Any]) -> bytes:
 
 
 def rows(lines: list[bytes], *, slowly: bool) -> list[Any]:
-    with Database([TABLE], limits=Limits(threads=1), folder=Path()) as database:
+    with Database([TABLE], limits=Limits(threads=1), folder=Path(tempfile.gettempdir())) as database:
         loader = Loader(database, TABLE, Period())
         if slowly:
             loader._shape = Never()

@@ -56,7 +56,6 @@ def test_the_tables_that_a_query_names(database: Database, sql: str, names: list
         ("SET threads = 1", "SET is none"),
         ("INSTALL httpfs", "LOAD is none"),
         ("CALL duckdb_settings()", "CALL is none"),
-        ("PRAGMA version", "PRAGMA is none"),
     ],
 )
 def test_what_is_no_query_is_refused_in_one_line(database: Database, sql: str, why: str) -> None:

@@ -34,7 +34,7 @@ def _ndjson(table: Table, layout: Layout, files: str) -> tuple[list[str], str, l
     shown = [f"{_of_json(column)} AS {quoted(column.name)}" for column in kept]
     columns = ", ".join(f"{literal(column.field)}: 'JSON'" for column in kept)
     options = [f"columns = {{{columns}}}", "format = 'newline_delimited'", f"maximum_object_size = {LINE_BYTES_MAX}"]
-    options += [f"compression = '{layout.compression}'", *_hive(table, layout)]
+    options += _hive(table, layout)  # compression follows from the files' names
     return [*shown, *_folders(table, layout)], _call("read_json", files, options), _left_out(table)
 
 
@@ -52,8 +52,7 @@ def _csv(table: Table, layout: Layout, files: str) -> tuple[list[str], str, list
         shown.append(f"{value} AS {quoted(field)}")
     names = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in [*layout.columns, OTHER_FIELDS])
     options = [f"columns = {{{names}}}", "header = true", "delim = ','", "quote = '\"'", "escape = '\"'"]
-    options += ["auto_detect = false", f"max_line_size = {LINE_BYTES_MAX}", f"compression = '{layout.compression}'"]
-    options += _hive(table, layout)
+    options += ["auto_detect = false", f"max_line_size = {LINE_BYTES_MAX}", *_hive(table, layout)]
     others = f"{OTHER_FIELDS} AS {OTHER_FIELDS}"
     return [*shown, others, *_folders(table, layout)], _call("read_csv", files, options), left_out
 
