@@ -50,9 +50,14 @@ class Table:
     """Which field says when: ROWTIME, ERROR_TIME."""
 
     @property
+    def time_number(self) -> int:
+        """Which column says when, from 0."""
+        return next(number for number, column in enumerate(self.columns) if column.field == self.time_field)
+
+    @property
     def time(self) -> Column:
         """The column of the time."""
-        return next(column for column in self.columns if column.field == self.time_field)
+        return self.columns[self.time_number]
 
     @property
     def renamed(self) -> tuple[Column, ...]:
