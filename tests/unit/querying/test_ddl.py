@@ -247,3 +247,16 @@ def test_athenas_properties_are_those_of_its_guide(tmp_path: Path) -> None:
         "FROM anomalies_objects",
     ):
         assert line in said
+
+
+def test_trinos_properties_are_those_of_its_documentation(tmp_path: Path) -> None:
+    asyncio.run(write(store_at(tmp_path), {0: [stock(0, START_MS)]}))
+    said = defined(tmp_path, "trino")
+    for part in (
+        "partition_projection_type = 'DATE', partition_projection_range = ARRAY['2026/11/22/23', 'NOW']",
+        "partition_projection_format = 'yyyy/MM/dd/HH'",
+        "partition_projection_interval = 1, partition_projection_interval_unit = 'HOURS'",
+        "partitioned_by = ARRAY['datehour']",
+        f"partition_projection_location_template = 'file://{tmp_path}/${{datehour}}/'",
+    ):
+        assert part in said

@@ -14,6 +14,7 @@ from cutbank.pipeline.querying import Database, Limits, Period, Request, Taken, 
 from cutbank.pipeline.querying.period import LATE_MS
 from cutbank.pipeline.querying.taking import take
 from cutbank.pipeline.sinking.claims import ChainId, Claim, Lost, encode
+from sunk_root import A_MINUTE, MINUTES, sunk
 from written_root import CHAIN, MINUTE_MS, SPEC, START_MS, layout, stock, write
 
 pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install 'cutbank[query]'")
@@ -238,3 +239,11 @@ def test_layouts_may_change_on_the_way(tmp_path: Path) -> None:
     laid_out = {0: layout("csv", "gzip"), 1: layout(prefix="x/!{timestamp:yyyy-MM-dd}/"), 2: layout("parquet")}
     asyncio.run(write(store_at(tmp_path), {n: [stock(n, at_ms(n))] for n in range(3)}, laid_out=laid_out))
     assert taken(tmp_path)[0] == [0, 1, 2]
+
+
+def test_what_a_sink_has_written_by_partition_values_is_read_whole(tmp_path: Path) -> None:
+    prefix = "symbol=!{partitionKeyFromQuery:id}/!{timestamp:yyyy/MM/dd}/"
+    root = sunk(tmp_path, layout=layout(prefix=prefix, partition_keys=("id",), partition_values_max=3))
+    ids, found = taken(root, pipelines=["p"])
+    assert ids == list(range(MINUTES * A_MINUTE))
+    assert (found.objects, found.troubles_count) == (MINUTES * 4, 0)

@@ -55,7 +55,9 @@ def _partition(part: Partition) -> str:
         "range": f"ARRAY[{literal(part.first)}, {literal(part.last)}]",
     }
     if part.kind == "date":
-        given |= {"format": literal(part.format), "interval": "1", "interval_unit": literal(part.unit)}
+        given["format"] = literal(part.format)
+        if part.unit in ("HOURS", "MINUTES"):  # else one day, month or year, as the format says
+            given |= {"interval": "1", "interval_unit": literal(part.unit)}
     elif part.digits:
         given["digits"] = str(part.digits)
     kind = "VARCHAR" if part.kind == "date" else "INTEGER"
