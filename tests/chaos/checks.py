@@ -4,6 +4,7 @@ lines against the oracle's.
 Reads only; what it reads may grow meanwhile: what is promised to come later is read first. Event-loop only.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,9 @@ from cutbank.pipeline.sinking.claims import ChainId, Claim, DataObject, Layout, 
 from cutbank.pipeline.sinking.inspect import birth, chain_claims, data_objects
 from cutbank.pipeline.sinking.rendering import content, is_content_of, lines, render
 from cutbank.records import Partition, Position
+
+READS_AT_ONCE = 16
+"""Objects of a claim that are read together."""
 
 EXAMPLES_MAX = 3
 """Findings of one kind that are spelled out."""
@@ -61,23 +65,31 @@ async def _durable(world: World, partition: Partition, found: list[str]) -> Posi
         if link is None or link.kind != "claim":
             break
         claim = decode(await world.store.read(info.key), Claim, key=info.key)
-        there = [await _whole(world, claim.layout, item, found) for item in claim.objects]
-        return claim.end if all(there) else claim.start
+        there = await _bodies(world, claim, found)
+        return claim.start if None in there else claim.end
     try:
         return (await birth(world.store, chain)).start
     except ObjectMissing:
         return Position(0)
 
 
-async def _whole(world: World, layout: Layout, item: DataObject, found: list[str]) -> bool:
-    """Whether the object is there; as its claim says, or it is a finding."""
+async def _bodies(world: World, claim: Claim, found: list[str]) -> list[bytes | None]:
+    """The claim's objects, None where there is none; one that is not as its claim says is a finding."""
+    bodies: list[bytes | None] = []
+    for at in range(0, len(claim.objects), READS_AT_ONCE):
+        some = claim.objects[at : at + READS_AT_ONCE]
+        bodies += await asyncio.gather(*(_read(world, item) for item in some))
+    for item, body in zip(claim.objects, bodies, strict=True):
+        if body is not None and not is_content_of(claim.layout, item, body):
+            found.append(f"object {item.key} is there, {len(body)} bytes, and not what its claim says")
+    return bodies
+
+
+async def _read(world: World, item: DataObject) -> bytes | None:
     try:
-        body = await world.store.read(item.key)
+        return await world.store.read(item.key)
     except ObjectMissing:
-        return False
-    if not is_content_of(layout, item, body):
-        found.append(f"object {item.key} is there, {len(body)} bytes, and not what its claim says")
-    return True
+        return None
 
 
 @dataclass
@@ -111,7 +123,7 @@ def compared(expected: Mapping[SourceId, bytes], found: Iterable[bytes], *, pipe
     lines, seen = Lines(expected=len(expected)), Counter[SourceId]()
     for line in found:
         lines.found += 1
-        source = source_id(orjson.loads(line), pipeline=pipeline)
+        source = _identity(line, pipeline)
         if source is None or source not in expected:
             lines.foreign += 1
             _note(lines, f"foreign: {line[:200]!r}")
@@ -128,6 +140,14 @@ def compared(expected: Mapping[SourceId, bytes], found: Iterable[bytes], *, pipe
             lines.lost += 1
             _note(lines, f"lost: {source}")
     return lines
+
+
+def _identity(line: bytes, pipeline: str) -> SourceId | None:
+    """Whose line it is; None: nobody's."""
+    try:
+        return source_id(orjson.loads(line), pipeline=pipeline)
+    except ValueError:
+        return None
 
 
 def _note(lines: Lines, example: str) -> None:
@@ -232,13 +252,15 @@ async def _sunk(world: World, stream: str, expected: Mapping[SourceId, bytes], f
             if end is not None and claim.start != end:
                 findings.append(f"{chain}: a claim starts at {claim.start}, the one before it ends at {end}")
             end = claim.end
-            for item in claim.objects:
+            bodies = await _bodies(world, claim, findings)
+            for item, body in zip(claim.objects, bodies, strict=True):
                 sunk.keys.add(item.key)
-                if await _whole(world, claim.layout, item, findings):
-                    body = content(claim.layout, await world.store.read(item.key))
-                    sunk.lines += as_published(claim.layout, body, expected, pipeline=world.spec.name)
-                else:
+                if body is None:
                     findings.append(f"object {item.key} is missing")
+                    continue
+                sunk.lines += as_published(
+                    claim.layout, content(claim.layout, body), expected, pipeline=world.spec.name
+                )
     return sunk
 
 
@@ -250,7 +272,7 @@ def as_published(layout: Layout, body: bytes, expected: Mapping[SourceId, bytes]
     found = lines(layout, body)
     if layout.format == "ndjson":
         return found
-    sources = [source_id(orjson.loads(line), pipeline=pipeline) for line in found]
+    sources = [_identity(line, pipeline) for line in found]
     wanted = [expected.get(source, line) if source else line for source, line in zip(sources, found, strict=True)]
     again = lines(layout, content(layout, render(layout, wanted).body))
     return [one if line == here else line for one, line, here in zip(wanted, found, again, strict=True)]

@@ -67,8 +67,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 class Run:
     """Plays faults on a server that it starts."""
 
-    def __init__(self, folder: Path, *, seed: int, records_per_second: float) -> None:
-        self.outcome = S3Outcome(seed, server=f"SeaweedFS {weed_version()}")
+    def __init__(self, folder: Path, *, seed: int, records_per_second: float, short: bool) -> None:
+        self.outcome = S3Outcome(seed, server=f"SeaweedFS {weed_version()}", short=short)
         self._folder = folder
         self._records_per_second = records_per_second
         self._began_s = time.monotonic()
@@ -142,7 +142,7 @@ def main(argv: list[str]) -> int:
         AWS_ACCESS_KEY_ID=OWNER, AWS_SECRET_ACCESS_KEY=secret_of(OWNER), AWS_REGION=REGION, AWS_DEFAULT_REGION=REGION
     )
     try:
-        run = Run(folder, seed=seed, records_per_second=chosen.rate)
+        run = Run(folder, seed=seed, records_per_second=chosen.rate, short=chosen.short)
         with SeaweedFS(folder / "s3") as server:
             asyncio.run(run.play(*programme(chosen), server))
     except ServerUnavailable as missing:

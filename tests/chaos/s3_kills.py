@@ -12,7 +12,7 @@ from chaos.flight import Action as Do
 from chaos.flight import Aim, Step, When
 from chaos.s3_layouts import MANY_VALUES, VALUES_OPEN
 from chaos.s3_stage import Fell, S3Stage, create
-from object_servers.requests import Fault, Rule, What
+from object_servers.requests import Action, Fault, Rule, S3Request, What
 
 POSTS = 3
 """Sinks at once."""
@@ -59,7 +59,10 @@ SPOTS = (
 
 OTHER_SETTINGS = "a claim left unfinished, the next sink told another prefix, zone, format and compression"
 
-MANY = Spot(f"with {VALUES_OPEN} partition values open", What.OBJECT, nth_max=VALUES_OPEN)
+MANY = f"with {VALUES_OPEN} partition values open"
+
+KILLS_WITH_MANY = 2
+"""So many of each round."""
 
 NEEDED = (Fell.CLAIM, Fell.CLAIM_OBJECT, Fell.OBJECTS, Fell.OBJECT_COMMIT)
 """A run of kills in which none fell on one of these has not tested it."""
@@ -98,22 +101,31 @@ async def many_values(stage: S3Stage, times: int) -> None:
     for _ in range(times):
         for post in list(stage.sinks):
             await replaced(stage, post, MANY_VALUES)
-        rule = None
-        for post, life in stage.sinks.items():
-            await life.until_live()
-            rng = random.Random(stage.rng.random())
-            rule = stage.rule(Fault.HOLD, **create(What.OBJECT, life, nth=rng.randint(2, VALUES_OPEN)))
-            await stage.met(rule, life)
-            fell = await stage.killed(life)
-            rule.release(forward=rng.random() < 0.5)
-            stage.proxy.remove(rule)
-            if fell is Fell.OBJECTS:
-                stage.happened[f"killed {MANY.name}"] += 1
-            # Half of the heirs have other settings, so that the claim is finished in its own layout.
-            await stage.sink(post, None if rng.random() < 0.5 else MANY_VALUES)
+        for left in reversed(range(KILLS_WITH_MANY)):
+            await _killed_with_many(stage, random.Random(stage.rng.random()), heir=MANY_VALUES if left else None)
         await stage.sinks_at_work("many values")
-    if not stage.happened[f"killed {MANY.name}"]:
-        stage.findings.append(f"no kill fell {MANY.name}: not tested")
+    if not stage.happened[f"killed {MANY}"]:
+        stage.findings.append(f"no kill fell {MANY}: not tested")
+
+
+async def _killed_with_many(stage: S3Stage, rng: random.Random, *, heir: Mapping[str, str] | None) -> None:
+    """Whoever puts the objects of such a claim; the heir is told this, or other settings than it had."""
+    held: list[S3Request] = []
+    rule = stage.rule(
+        Fault.HOLD, action=Action.CREATE, where=_is_of_many, nth=rng.randint(2, VALUES_OPEN), then=held.append
+    )
+    await next(iter(stage.sinks.values())).until(rule.met.is_set, what="an object of a claim with many values")
+    post, life = next((post, life) for post, life in stage.sinks.items() if life.client == held[0].client)
+    fell = await stage.killed(life)
+    rule.release(forward=rng.random() < 0.5)
+    stage.proxy.remove(rule)
+    if fell is Fell.OBJECTS:
+        stage.happened[f"killed {MANY}"] += 1
+    await stage.sink(post, heir)
+
+
+def _is_of_many(request: S3Request) -> bool:
+    return "/at=" in request.key
 
 
 async def replaced(stage: S3Stage, post: int, settings: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ VALUES_OPEN = 50
 """Values with an object of their own where a claim is to have many."""
 
 MANY_VALUES: Mapping[str, str] = {
-    "CUTBANK_PREFIX": "at=!{partitionKeyFromQuery:SOURCE.position}/",
+    "CUTBANK_PREFIX": "!{timestamp:yyyy/MM/dd/HH}/at=!{partitionKeyFromQuery:SOURCE.position}/",
     "CUTBANK_PARTITION_VALUES_MAX": str(VALUES_OPEN),
 }
 """Each anomaly has a value of its own, so a claim of more than `VALUES_OPEN` has as many objects and a rest."""

@@ -20,6 +20,7 @@ class S3Outcome:
 
     seed: int
     server: str
+    short: bool = False
     played: list[Played] = field(default_factory=list)
     planted: dict[str, Played] = field(default_factory=dict)
     seconds: float = 0.0
@@ -46,6 +47,7 @@ class S3Outcome:
             "seed": self.seed,
             "ok": self.right,
             "server": self.server,
+            "short": self.short,
             "seconds": round(self.seconds, 1),
             **_sums(faults),
             "faults": faults,
@@ -81,6 +83,7 @@ def renewed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
     anew = tuple([f"{name}: " for name in now["faults"]] + [f"planted bug {plant} " for plant in now["plants"]])
     return {
         **now,
+        "short": now["short"] or before["short"],
         "ok": all(fault["ok"] for fault in faults.values()) and all(one["caught"] for one in plants.values()),
         "seconds": round(sum(fault["seconds"] for fault in faults.values()), 1),
         **_sums(faults),

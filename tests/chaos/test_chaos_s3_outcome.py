@@ -15,7 +15,7 @@ def fault(happened: dict[str, int], *, lost: int = 0) -> dict[str, Any]:
 
 
 def result(faults: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"seed": 1, "plants": {}, "findings": [], "faults": faults, **more}
+    return {"seed": 1, "short": False, "plants": {}, "findings": [], "faults": faults, **more}
 
 
 BEFORE = result(
