@@ -37,7 +37,7 @@ def pages() -> dict[str, str]:
             "`runtime/metrics.py`.\n\n" + metrics_markdown()
         ),
         "limits.md": made_by("limits"),
-        "reliability.md": made_by("reliability", made_by("reliability_kafka")),
+        "reliability.md": made_by("reliability", made_by("reliability_kafka"), made_by("reliability_s3")),
         "kafka-figures.md": made_by("kafka_figures"),
     }
 

@@ -234,15 +234,15 @@ FAULTS = (
 )
 
 LATER: tuple[tuple[str, str], ...] = (
-    ("S3's 409, connection resets, expired credentials", "with the S3 store. Slow, full and failing stores are above"),
     ("reshard twice, then merge", "with the Kinesis transport"),
     ("power loss", "not tested: a kill -9 leaves the page cache; every file is fsynced before it is named"),
 )
 
 _HEAD = """# Reliability
 
-What Cutbank was put through on the embedded log, on Kafka and on the file-system store, and what came of it. Written by
-`make prove` from the long runs' own results in `docs/results/`; nothing here is typed in by hand but the faults' names.
+What Cutbank was put through on the embedded log and on Kafka, on the file-system store and on S3, and what came of it.
+Written by `make prove` from the long runs' own results in `docs/results/`; nothing here is typed in by hand but the
+faults' names.
 
 **The oracle**: one undisturbed scorer over the trades log as it lies afterwards. Every anomaly of it has to be in the
 objects, none twice, each line byte for byte the same (so its score is bit-identical), no committed position ahead of
@@ -257,6 +257,7 @@ _AGAIN = """
     make simulate SEED=123
     make chaos KILLS=60
     make chaos-kafka
+    make chaos-s3
     make bad-input RECORDS=1000000
     make prove
 
@@ -299,11 +300,11 @@ def load() -> dict[str, Any]:
     return {form: json.loads((RESULTS / f"{form}.json").read_text(encoding="utf-8")) for form in FORMS}
 
 
-def page(on_kafka: str) -> str:
-    """The page, with the section that docs/reliability_kafka.py makes."""
+def page(*sections: str) -> str:
+    """The page, with the sections that docs/reliability_kafka.py and docs/reliability_s3.py make."""
     results = load()
     parts = [_HEAD, "\n## The last long runs\n", *_runs(results), "\n## Where the kills fell\n", *_points(results)]
-    parts += ["\n## Fault by fault\n", *_faults(results), on_kafka, "\n## Not here, and why\n"]
+    parts += ["\n## Fault by fault\n", *_faults(results), *sections, "\n## Not here, and why\n"]
     parts += _table(("fault", "where"), LATER)
     return "\n".join(part.rstrip("\n") for part in parts) + "\n" + _AGAIN
 

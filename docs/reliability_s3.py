@@ -72,8 +72,8 @@ _HEAD = """
 ## On S3
 
 `make chaos-s3`: {server}, started by the run, the embedded log, and between services and server a proxy of ours that
-knows each request: it answers as AWS documents, loses requests and replies, holds them, cuts them. {form}. Seeds
-{seeds}; {seconds:,.0f} s, {date}, Python {python}, {system}, {cores} cores.
+knows each request: it answers as AWS documents, loses requests and replies, holds them, cuts them.
+{form}. Seeds {seeds}; {seconds:,.0f} s, {date}, Python {python}, {system}, {cores} cores.
 
 Each fault has a pipeline of its own, with load on and bad records among the good ones, which is held against the oracle
 in the end: the anomalies and the errors, in the streams and in the objects, in every format and compression, byte for
@@ -90,7 +90,7 @@ def page() -> str:
     """The section."""
     found = json.loads(RESULT.read_text(encoding="utf-8"))
     seeds = ", ".join(sorted({str(fault["seed"]) for fault in found["faults"].values()}))
-    form = "The short form, with every fault once or a few times" if found["short"] else "The long form"
+    form = "Some faults in the short form, once or a few times" if found["short"] else "The long form"
     head = _HEAD.format(**{**found, **found["ran"], "seeds": seeds, "form": form})
     fell = [(what.removeprefix("killed "), f"{count:,}") for what, count in found["fell"].items()]
     parts = [head.rstrip("\n"), *_table(("where", "how many"), fell), *_faults(found)]

@@ -21,6 +21,9 @@ FIGURES = (
 )
 """What is counted of each fault, and summed."""
 
+NOT_TESTED = ": not tested"
+"""How a finding ends that is none of the services', but of a run that has missed what it was to hit."""
+
 CAUGHT_CHARACTERS = 100
 """Of a finding, in a word on how a planted bug was caught."""
 
@@ -106,7 +109,8 @@ class Played:
         wrong = ("lost", "repeated", "different", "foreign", "positions_ahead")
         found = [f"{name.replace('_', ' ')} {self.figures[name]}" for name in wrong if self.figures.get(name)]
         if self.stage is not None:
-            said = [*self.stage.findings, *self.stage.zombies.findings]
+            findings = (*self.stage.findings, *self.stage.zombies.findings)
+            said = [finding for finding in findings if not finding.endswith(NOT_TESTED)]
             found += [finding.splitlines()[0][:CAUGHT_CHARACTERS] for finding in said[:1]]
         if self.wrong_objects:
             found.append(f"{len(self.wrong_objects)} objects not as claimed")

@@ -59,6 +59,6 @@ async def verified(world: S3World) -> list[str]:
             process.kill()
     text = said.decode(errors="replace")
     (world.folder / "verify.txt").write_text(text)
-    return (
-        [] if process.returncode == 0 and CLEAN in text else [f"cutbank verify ({process.returncode}): {text[-3000:]}"]
-    )
+    if process.returncode == 0 and CLEAN in text:
+        return []
+    return [f"cutbank verify found faults, exit code {process.returncode}\n{text[-3000:]}"]

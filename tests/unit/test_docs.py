@@ -66,6 +66,18 @@ def test_the_last_long_run_on_kafka_kept_every_promise_and_caught_every_bug() ->
     assert all(plant["caught"] for plant in found["plants"].values())
 
 
+def test_the_last_run_on_s3_kept_every_promise_and_caught_every_bug() -> None:
+    found = json.loads((ROOT / "docs/results/chaos-s3.json").read_text())
+    assert found["ok"]
+    assert all(found[name] == 0 for name in ("lost", "repeated", "different", "foreign", "positions_ahead", "lag"))
+    happened = found["faults"]["kills"]["happened"]
+    assert sum(count for what, count in happened.items() if what.startswith("killed ")) >= 200
+    assert len(found["faults"]) == 10
+    assert all(fault["ok"] and fault["error_lines"] for fault in found["faults"].values())
+    assert len(found["plants"]) == 5
+    assert all(plant["caught"] for plant in found["plants"].values())
+
+
 def test_no_page_links_to_nowhere() -> None:
     assert ROOT / "README.md" in PAGES
     broken = [
