@@ -22,6 +22,12 @@ Portion = Sequence[Sequence[Any]]
 _WIDTH: Final = 1000
 """Of a table that no terminal shows, characters: nothing in it is folded."""
 
+_NESTED_WIDTH_MIN: Final = 8
+"""A nested value's column on a terminal, characters at least, however many columns there are."""
+
+_PLAN: Final = ("explain_key", "explain_value")
+"""The columns of an EXPLAIN, whose value is a drawing of lines."""
+
 _INTEGER_END: Final = 1 << 63
 
 
@@ -39,6 +45,7 @@ async def print_result(
 
 
 async def _print_table(columns: Sequence[str], rows: Callable[[], Awaitable[Portion | None]], rows_max: int) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -48,13 +55,31 @@ async def _print_table(columns: Sequence[str], rows: Callable[[], Awaitable[Port
     while (portion := await rows()) is not None:
         count += len(portion)
         shown += portion[: rows_max - len(shown)]
+    if tuple(columns) == _PLAN:
+        for _, plan in shown:
+            click.echo("\n".join(line.translate(HIDDEN) for line in text(plan).splitlines()))
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    cells = [[text(value).translate(HIDDEN) for value in row] for row in shown]
+    widths = [
+        max(map(cell_len, (name.translate(HIDDEN), *(row[number] for row in cells))))
+        for number, name in enumerate(columns)
+    ]
     grid = Table(box=None, header_style="bold", pad_edge=False)
+    nested = [number for number in range(len(columns)) if any(isinstance(row[number], dict | list) for row in shown)]
+    # What the other columns and the gaps leave, shared: a record is one line on a wide terminal, and a few on any.
+    left = console.width - 2 * (len(columns) - 1) - sum(widths) + sum(widths[number] for number in nested)
     for number, name in enumerate(columns):
         numeric = all(isinstance(row[number], int | float | Decimal) for row in shown if row[number] is not None)
-        grid.add_column(Text(name.translate(HIDDEN)), overflow="fold", justify="right" if shown and numeric else "left")
-    for row in shown:
-        grid.add_row(*(Text(text(value).translate(HIDDEN)) for value in row))
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+        grid.add_column(
+            Text(name.translate(HIDDEN)),
+            justify="right" if shown and numeric else "left",
+            overflow="ellipsis" if number in nested else "fold",
+            no_wrap=number in nested,
+            max_width=max(_NESTED_WIDTH_MIN, left // len(nested)) if number in nested else None,
+        )
+    for row in cells:
+        grid.add_row(*map(Text, row))
     console.print(grid)
     if count > len(shown):
         click.echo(f"… and {count - len(shown):,} more row(s): --limit shows more, --format csv or json all of them")
@@ -135,6 +160,13 @@ def _moment(value: datetime) -> str:
     return moment.isoformat(timespec="microseconds" if moment.microsecond % 1000 else "milliseconds") + "Z"
 
 
+def _span(value: timedelta) -> str:
+    """Seconds, with all digits: an interval of weeks is no rarity."""
+    whole, rest = divmod(abs(value) // timedelta(microseconds=1), 1_000_000)
+    digits = f".{rest:06d}".rstrip("0").rstrip(".")
+    return f"{'-' if value < timedelta() else ''}{whole}{digits}s"
+
+
 _WRITERS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (int, _integer),
     (Decimal, _decimal),
@@ -143,5 +175,5 @@ _WRITERS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (list | tuple, lambda value: [plain(item) for item in value]),
     (bytes | bytearray | memoryview, lambda value: bytes(value).hex()),
     (date | time, lambda value: value.isoformat()),
-    (timedelta, lambda value: f"{value.total_seconds():g}s"),
+    (timedelta, _span),
 )

@@ -90,6 +90,11 @@ class Database:
             kinds = [statement.type for statement in statements]
             if len(kinds) != 1:
                 raise UsageError(f"give one SELECT; this is {len(kinds)} statements")
+            if kinds[0].name == "MULTI":
+                raise UsageError(
+                    "give one SELECT; this PIVOT is several statements: write its values and put it into a FROM, such "
+                    "as FROM (PIVOT anomalies ON tradeType IN ('BUY', 'SELL') USING count(*))"
+                )
             if kinds[0] not in (self._duckdb.StatementType.SELECT, self._duckdb.StatementType.EXPLAIN):
                 raise UsageError(f"give one SELECT; {kinds[0].name} is none: nothing is there to be changed")
             self._bind(statements[0].query, kinds[0])
@@ -150,6 +155,8 @@ class Database:
             ) from None
         except self._duckdb.Error as error:
             text = _first_lines(error)
+            if text.startswith("Catalog Error: Table with name"):
+                text = f"{text.partition('!')[0]}: there are {' and '.join(table.name for table in self.tables)}"
             if "pytz" in text:
                 text = "a value has a time zone: cast it to TIMESTAMP, all times are UTC here"
             raise UsageError(f"SQL: {text}") from None

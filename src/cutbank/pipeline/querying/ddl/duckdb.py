@@ -15,7 +15,10 @@ def define(place: Place, table: Table, layouts: Layouts) -> str:
     layout = layouts.newest
     said = notes(place, layouts)
     if place.root.startswith("s3://"):
-        said.append("Once: INSTALL httpfs; LOAD httpfs; CREATE SECRET (TYPE s3, PROVIDER credential_chain);")
+        said.append(
+            "Before, in each session: LOAD httpfs; CREATE SECRET (TYPE s3, PROVIDER credential_chain); once: INSTALL "
+            "httpfs; INSTALL aws; a store that is not Amazon's: ENDPOINT 'host:port', URL_STYLE 'path' in the secret."
+        )
     shown = {"ndjson": _ndjson, "csv": _csv, "parquet": _parquet}[layout.format]
     root = absolute(place.root)
     files = literal(
