@@ -1,7 +1,9 @@
 """A real S3 server behind the fault proxy: signatures stay valid, and the SDK takes the faults for S3's own."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import pytest
 from aiobotocore.config import AioConfig
@@ -14,6 +16,8 @@ from object_servers.requests import CONFLICT, EXPIRED, SLOW_DOWN, Action, Fault,
 
 pytestmark = pytest.mark.servers
 
+DEADLINE_S: Final = 120.0
+
 
 @pytest.fixture
 async def proxy(s3_server: S3Server) -> AsyncIterator[FaultProxy]:
@@ -25,10 +29,19 @@ async def proxy(s3_server: S3Server) -> AsyncIterator[FaultProxy]:
 
 @pytest.fixture
 async def client(s3_server: S3Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
-    """A client of the SDK that asks once, behind the proxy."""
+    """A client of the SDK that asks once, behind the proxy, and waits as long as a busy machine takes."""
     monkeypatch.setenv("AWS_SDK_UA_APP_ID", "sink-7")
+    async with client_of(proxy, read_timeout_s=DEADLINE_S) as client:
+        yield client
+
+
+@asynccontextmanager
+async def client_of(proxy: FaultProxy, *, read_timeout_s: float) -> AsyncIterator[Any]:
     config = AioConfig(
-        retries={"total_max_attempts": 1}, read_timeout=2.0, connect_timeout=2.0, s3={"addressing_style": "path"}
+        retries={"total_max_attempts": 1},
+        read_timeout=read_timeout_s,
+        connect_timeout=DEADLINE_S,
+        s3={"addressing_style": "path"},
     )
     async with get_session().create_client("s3", endpoint_url=proxy.url, config=config) as client:
         yield client
@@ -88,11 +101,19 @@ async def test_a_lost_request_and_a_lost_reply(
 ) -> None:
     place = {"Bucket": s3_server.bucket, "Key": f"proxy/lost/{fault.kind.name}"}
     proxy.rule(Rule(fault=fault, action=Action.CREATE, times=None))
-    with pytest.raises((ReadTimeoutError, ConnectionClosedError, HTTPClientError, ClientError)) as raised:
-        await client.put_object(**place, Body=b"x", IfNoneMatch="*")
+    async with client_of(proxy, read_timeout_s=2.0) as hasty:
+        with pytest.raises((ReadTimeoutError, ConnectionClosedError, HTTPClientError, ClientError)) as raised:
+            await hasty.put_object(**place, Body=b"x", IfNoneMatch="*")
     if isinstance(raised.value, ClientError):
         # aiohttp sends a put again by itself when a connection breaks: that one finds what the first has done.
         assert code_of(raised) == (412, "PreconditionFailed")
     proxy.clear()
-    listed = await client.list_objects_v2(Bucket=s3_server.bucket, Prefix=place["Key"])
-    assert bool(listed.get("Contents")) is there
+
+    async def is_there() -> bool:
+        listed = await client.list_objects_v2(Bucket=s3_server.bucket, Prefix=place["Key"])
+        return bool(listed.get("Contents"))
+
+    async with asyncio.timeout(DEADLINE_S):
+        while there and not await is_there():  # a busy server may be behind a hasty client
+            pass
+    assert await is_there() is there
