@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cutbank.clock import SystemClock
-from cutbank.errors import UsageError
+from cutbank.errors import ObjectMissing, UsageError
 from cutbank.metrics import NoMetrics
 from cutbank.objects.filesystem import FileSystemStore
 from cutbank.pipeline.querying import Database, Limits, Period, Request, Taken, anomalies_table, claimed, taking
@@ -88,6 +88,12 @@ def test_a_clock_that_is_behind_the_sources_is_allowed_for(tmp_path: Path) -> No
     assert taken(tmp_path, Period(at_ms(5), at_ms(6)))[0] == [1]
 
 
+def test_so_it_is_where_a_period_begins_within_a_minute(tmp_path: Path) -> None:
+    """What arrived in the last second of minute 4 is in the claim of minute 4, however late its own time."""
+    written(tmp_path, {0: [stock(0, at_ms(0))], 4: [stock(1, at_ms(5, 31_000))]})
+    assert taken(tmp_path, Period(at_ms(5, 30_000), at_ms(6)))[0] == [1]
+
+
 def test_a_line_without_a_time_is_of_its_claims_minute(tmp_path: Path) -> None:
     foreign = [b'{"id":1}', b'{"id":2,"ROWTIME":"soon"}']
     written(tmp_path, {0: [stock(0, at_ms(0))], 1: foreign, 2: [stock(3, at_ms(2))]})
@@ -129,12 +135,19 @@ def test_the_newest_object_is_looked_for_twice(tmp_path: Path) -> None:
     path.unlink()
     assert "not there yet" in taken(tmp_path)[1].troubles[0].why
 
+    looks = []
+
     class Late(FileSystemStore):
+        """Its sink puts the object just after somebody has looked for it."""
+
         async def read(self, key: str) -> bytes:
+            if not key.startswith("_cutbank"):
+                looks.append(key)
             try:
                 return await super().read(key)
-            finally:
+            except ObjectMissing:
                 path.write_bytes(body)
+                raise
 
     async def run() -> Taken:
         with Database([TABLE], limits=Limits(), folder=tmp_path) as database:
@@ -142,9 +155,9 @@ def test_the_newest_object_is_looked_for_twice(tmp_path: Path) -> None:
             request = Request((SPEC.name,), ((SPEC.destination, TABLE),))
             return await take(store, database, request, progress=lambda _: None)
 
-    path.unlink(missing_ok=True)
     found = asyncio.run(run())
     assert (found.rows, found.troubles_count) == (2, 0)
+    assert looks == [claims[0].objects[0].key, claims[1].objects[0].key, claims[1].objects[0].key]
 
 
 def test_what_was_given_up_is_counted_and_no_trouble(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ times, and `LATE_MS` further, for source partitions that are behind the others.
 
 from dataclasses import dataclass
 
+from cutbank.pipeline.sinking.claims import MINUTE_MS
+
 EARLY_MS = 60_000
 """How much earlier than its ROWTIME a line's minute may be: the clocks of two brokers differ."""
 
@@ -29,7 +31,7 @@ class Period:
     @property
     def minute_first_ms(self) -> int | None:
         """Claims of earlier minutes hold nothing of it."""
-        return None if self.from_ms is None else self.from_ms - EARLY_MS
+        return None if self.from_ms is None else (self.from_ms - EARLY_MS) // MINUTE_MS * MINUTE_MS
 
     def is_within(self, minute_ms: int) -> bool:
         """Whether a claim of this minute is read in any case; later ones as far as `Tail` says."""
