@@ -47,12 +47,15 @@ def test_every_test_that_the_page_of_faults_names_exists() -> None:
 
 
 def test_the_readme_counts_the_kills_of_the_last_long_runs() -> None:
-    simulation, chaos, kafka = (
-        json.loads((ROOT / f"docs/results/{form}.json").read_text()) for form in ("simulation", "chaos", "chaos-kafka")
+    simulation, chaos, kafka, s3 = (
+        json.loads((ROOT / f"docs/results/{form}.json").read_text())
+        for form in ("simulation", "chaos", "chaos-kafka", "chaos-s3")
     )
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"{sum(simulation['kills'].values()):,} simulated and {chaos['kills_total']:,} real kills" in text
     assert f"and {kafka['kills_total']:,} on Kafka" in text
+    assert f"{s3['kills_total']:,} on S3" in text
+    assert s3["short"] == ("in a shorter one" in text)
     for name in ("lost", "repeated", "different"):
         assert simulation[name] == chaos[name] == 0
 
