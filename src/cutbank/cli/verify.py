@@ -32,6 +32,9 @@ from cutbank.runtime.settings import ServiceSettings
 
 CLAIMS_FOLDER: Final = "_cutbank/"
 
+THREAD_SWITCH_S: Final = 0.0005
+"""How long a thread that checks may keep the others waiting, seconds; Python's own 5 ms is a socket's every wait."""
+
 
 def open_root(text: str) -> ObjectStore:
     """The store that a folder or a URL names, which has to be there already. Raises UsageError."""
@@ -103,19 +106,39 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), rate)
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        claims = bars.add_task("claims", total=None)
-        replay = bars.add_task("anomalies replayed", total=None, visible=False)
+        listed = bars.add_task("claims listed", total=None, rate="")
+        claims = bars.add_task("claims", total=None, visible=False, start=False, rate="")
+        files = bars.add_task("files", total=None, visible=False, rate="")
+        replay = bars.add_task("anomalies replayed", total=None, visible=False, rate="")
 
         def show(now: Progress) -> None:
-            bars.update(claims, completed=now.claims, total=now.claims_max)
+            bars.update(listed, completed=now.listed, visible=not now.claims_max)
+            if now.claims_max:
+                bars.start_task(claims)
+                elapsed_s = bars.tasks[claims].elapsed or 0.0
+                said = f"{now.lines:,} lines, {now.lines / elapsed_s:,.0f}/s" if elapsed_s else ""
+                bars.update(claims, completed=now.claims, total=now.claims_max, visible=True, rate=said)
+            bars.update(files, completed=now.files, visible=now.files > 0)
             bars.update(replay, completed=now.foretold, visible=now.foretold > 0)
 
         yield show
+
+
+@contextmanager
+def _threads_by_turns() -> Iterator[None]:
+    """Reading waits for the interpreter while lines are checked in a thread: not for long."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(THREAD_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before_s)
 
 
 _CHAIN_HEADER: Final = ("chain", "from", "to", "claims", "objects", "lines", "bytes", "given up", "nobody's lines")
@@ -201,7 +224,7 @@ def _run(
     environ = click.get_current_context().obj or {}
     chosen = spec_path if spec_path is not None else environ.get(ServiceSettings.environment_name("spec"))
     spec = load_spec(Path(chosen) if chosen and stream is not None else None)
-    with _progress() as show:
+    with _progress() as show, _threads_by_turns():
         verdict = asyncio.run(
             _verify(
                 root,

@@ -27,9 +27,11 @@ from cutbank.pipeline.scoring.state import StateRoom
 from cutbank.pipeline.sinking.claims import ChainId, Claim, Mark
 from cutbank.pipeline.sinking.layout import arrival_in_range, minute_of
 from cutbank.pipeline.spec import PipelineSpec
-from cutbank.pipeline.verifying.chains import NOTHING, Examined, Key, Scope, as_keys
+from cutbank.pipeline.verifying.chains import Examined, Scope
+from cutbank.pipeline.verifying.claimed import NOTHING, as_keys
 from cutbank.pipeline.verifying.faults import Fault
 from cutbank.pipeline.verifying.index import Index
+from cutbank.pipeline.verifying.tables import Key
 from cutbank.records import Partition, Position, position_text
 from cutbank.transports.base import RECORD_BYTES_MAX, Start, StreamInfo, Transport
 

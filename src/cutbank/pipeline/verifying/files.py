@@ -9,17 +9,20 @@ import hashlib
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import unquote
+
+import numpy as np
 
 from cutbank.errors import ObjectMissing, PartitionStopped, UsageError
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.findings import Findings
 from cutbank.pipeline.sinking.claims import CLAIMS_ROOT, ChainId, Claim, DataObject, Layout, decode
-from cutbank.pipeline.sinking.inspect import data_objects, links
+from cutbank.pipeline.sinking.inspect import data_objects
 from cutbank.pipeline.sinking.prefix import folders
 from cutbank.pipeline.verifying.chains import Scope
 from cutbank.pipeline.verifying.faults import Fault
+from cutbank.pipeline.verifying.listing import TOLD_EVERY
 from cutbank.records import Position, position_from_text
 
 LAYOUTS_MAX = 1000
@@ -29,9 +32,6 @@ HOURS_MAX = 24 * 366 * 10
 """Most hours of a span whose folders are looked into where no claim names them: ten years."""
 
 _HOUR_MS = 3_600_000
-_PROBES = f"{CLAIMS_ROOT}_probe/"
-"""Where a sink that starts leaves files for a moment."""
-
 _NAME = re.compile(r"(.+)-([^-]+)-([^-]+)-([0-9]+(?:\.[0-9]+)?)-([0-9]+)\.[a-z.]+")
 
 
@@ -45,6 +45,7 @@ class Files:
         self._scope = scope
         self._findings = findings
         self._named = array("Q")
+        self._unreadable = array("Q")
         self._folders: set[str] = set()
         self._layouts: dict[Layout, None] = {}
         self._minutes: list[int] = []
@@ -59,17 +60,27 @@ class Files:
             self._layouts[claim.layout] = None
         self._minutes = [min([claim.minute_ms, *self._minutes]), max([claim.minute_ms, *self._minutes])]
 
-    async def check(self, *, missing: dict[str, DataObject], unreadable: Collection[tuple[ChainId, Position]]) -> None:
-        """Name every file that is nobody's. What is found of `missing` elsewhere is taken out of it."""
-        self._named = array("Q", sorted(self._named))
+    def unreadable(self, chain: ChainId, start: Position) -> None:
+        """What this claim names is not known."""
+        self._unreadable.append(_digest(chain.claim_key(start)))
+
+    async def check(self, *, missing: dict[str, DataObject], told: Callable[[int], None]) -> None:
+        """Name every file that is nobody's. What is found of `missing` elsewhere is taken out of it.
+
+        `told` is told how many files have been looked at.
+        """
+        for digests in (self._named, self._unreadable):
+            np.frombuffer(digests, dtype=np.uint64).sort()  # in place
         by_name = {key.rpartition("/")[2]: key for key in missing}
+        count = 0
         async for key in self._listed():
-            digest = _digest(key)
-            at = bisect_left(self._named, digest)
-            if at < len(self._named) and self._named[at] == digest:
+            count += 1
+            if count % TOLD_EVERY == 0:
+                told(count)
+            if _among(self._named, key):
                 continue
             link = _link(key)
-            if link is not None and link in unreadable:
+            if link is not None and _among(self._unreadable, link[0].claim_key(link[1])):
                 continue  # its claim has been named already
             if link is not None and await self._in_claim(key, *link):
                 self.unaudited += 1
@@ -79,13 +90,6 @@ class Files:
                 del missing[moved]
                 self._findings.note(Fault.WRONG_MINUTE, f"{key}: its claim says {moved}")
             else:
-                self._findings.note(Fault.FOREIGN_FILE, key)
-        if self._scope.whole:
-            await self._check_claims()
-
-    async def _check_claims(self) -> None:
-        async for key, link in links(self._store):
-            if link is None and not key.startswith(_PROBES):
                 self._findings.note(Fault.FOREIGN_FILE, key)
 
     async def _listed(self) -> AsyncIterator[str]:
@@ -137,6 +141,13 @@ def _link(key: str) -> tuple[ChainId, Position] | None:
         return ChainId(*(unquote(part) for part in match.group(1, 2, 3))), position_from_text(match[4])
     except ValueError:
         return None
+
+
+def _among(digests: "array[int]", key: str) -> bool:
+    """Whether a key's digest is among these, which are sorted."""
+    digest = _digest(key)
+    at = bisect_left(digests, digest)
+    return at < len(digests) and digests[at] == digest
 
 
 def _digest(key: str) -> int:

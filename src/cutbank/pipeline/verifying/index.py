@@ -4,22 +4,30 @@ Memory: 8 bytes for a position (about 70 where positions do not fit 64 bits), 16
 anomaly. Event-loop only; one task. Owns no verdict.
 """
 
-import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cutbank.pipeline.sinking.claims import ChainId, Layout
-from cutbank.pipeline.sinking.lines import Source
 from cutbank.pipeline.sinking.rendering import content, lines, render
+from cutbank.pipeline.verifying.tables import DIGEST_BYTES, Names, Table, digest_of
 from cutbank.records import Position
-
-DIGEST_BYTES = 16
-"""Of a line: two different ones share it once in 2**64 pairs."""
 
 LAYOUTS_MAX = 256
 """Most CSV layouts that an audit tells apart; a line in one of those beyond may be as any of these would write it."""
+
+
+AT_ONCE = 8192
+"""Lines whose identities are Python's numbers at a time."""
+
+
+class Anomalies(NamedTuple):
+    """Those of one claim, by source partition, run, position and ordinal, with the digests of their lines."""
+
+    names: Names
+    table: Table
 
 
 @dataclass(slots=True)
@@ -62,13 +70,21 @@ class Index:
         """By source partition (with stream and identity) and run, then by chain."""
         self._layouts: dict[Layout, int] = {}
 
-    def add(self, chain: ChainId, layout: Layout, anomalies: Sequence[tuple[Source, bytes]]) -> None:
-        """The anomalies of one claim, with their lines' digests."""
+    def add(self, chain: ChainId, layout: Layout, anomalies: Anomalies) -> None:
+        """The anomalies of one claim."""
         number = self._number(layout)
-        for source, digest in sorted(anomalies):
-            if source.pipeline == self.pipeline:
-                shelf = self.shelves.setdefault((source.partition, source.run), {}).setdefault(chain, Shelf())
-                shelf.add(source.position, digest, number)
+        table, known = anomalies.table, anomalies.names.known
+        digests = table.digests.tobytes()
+        for first in range(0, len(table), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            identities = zip(
+                table.names[part].tolist(), table.runs[part].tolist(), table.positions[part].tolist(), strict=True
+            )
+            for at, (name, run, position) in enumerate(identities, first):
+                pipeline, partition = known[name]
+                if pipeline == self.pipeline:
+                    shelf = self.shelves.setdefault((partition, run), {}).setdefault(chain, Shelf())
+                    shelf.add(Position(position), digests[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES], number)
 
     def same(self, shelf: Shelf, at: int, value: bytes) -> bool:
         """Whether an anomaly published as `value` is the line there, as its layout writes it."""
@@ -100,8 +116,3 @@ def _rewritten(layout: Layout, value: bytes) -> bytes:
     """What is read back of a line that was written in this layout."""
     (line,) = lines(layout, content(layout, render(layout, [value]).body))
     return line
-
-
-def digest_of(line: bytes) -> bytes:
-    """A line's digest."""
-    return hashlib.blake2b(line, digest_size=DIGEST_BYTES).digest()
