@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from cutbank.metrics import NoMetrics
 from cutbank.objects.base import ObjectStore
@@ -89,6 +90,6 @@ async def copied(memory: MemoryStore, store: ObjectStore) -> None:
         await store.create(key, body)
 
 
-def on_disk(memory: MemoryStore, store: FileSystemStore | None = None, *, folder: str = "") -> None:
+def on_disk(memory: MemoryStore, folder: Path) -> None:
     """Everything, into a folder."""
-    asyncio.run(copied(memory, store or FileSystemStore(folder, clock=ManualClock(), metrics=NoMetrics())))
+    asyncio.run(copied(memory, FileSystemStore(folder, clock=ManualClock(), metrics=NoMetrics())))

@@ -15,7 +15,7 @@ from cutbank.pipeline.sinking.rendering import render
 from cutbank.pipeline.verifying import quick
 from cutbank.pipeline.verifying.contents import examine
 from cutbank.pipeline.verifying.quick import look, unpack
-from cutbank.pipeline.verifying.tables import Names, Table, TableMaker, digest_of, extents, in_order
+from cutbank.pipeline.verifying.tables import Key, Names, Table, TableMaker, digest_of, extents, in_order
 from cutbank.pipeline.verifying.tails import read_tails
 from cutbank.records import Position
 from sinking_world import FIRST_MINUTE_MS, PIPELINE, anomaly, error_record
@@ -94,12 +94,18 @@ def ordered(texts: list[bytes]) -> list[bytes]:
     return [line.text for line in lines]
 
 
+def source_of(names: Names, number: int, key: Key) -> Source:
+    pipeline, partition = names.known[number]
+    run, position, ordinal = key
+    return Source(pipeline, partition, run, position, ordinal)
+
+
 def rows(table: Table, names: Names) -> list[Any]:
     """What a table says, line by line."""
     said = []
     for at in range(len(table)):
         number = int(table.names[at])
-        source = Source(*names.known[number], *table.key(at)) if number >= 0 else None
+        source = source_of(names, number, table.key(at)) if number >= 0 else None
         second = int(table.seconds[at]) if source is not None else 0
         said.append((second, float(table.scores[at]), source, table.digests[at].tobytes()))
     return said
@@ -210,7 +216,7 @@ def test_the_end_of_a_line_says_what_the_line_says(texts: list[bytes]) -> None:
     if tails is None:
         return
     said = [
-        (second, score, Source(*names.known[name], run, Position(position), ordinal))
+        (second, score, source_of(names, name, (run, Position(position), ordinal)))
         for second, score, name, run, position, ordinal in zip(
             tails.seconds.tolist(),
             tails.scores,
