@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cutbank.cli.connect import local_path, open_log
 from cutbank.clock import SystemClock
-from cutbank.errors import CutbankError
+from cutbank.errors import CutbankError, StoreUnavailable
 from cutbank.metrics import NoMetrics
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.runtime.secrets import mask_secrets
@@ -194,6 +194,9 @@ async def check_store(url: str, what: str, *, deletes: bool = False) -> Finding:
             await store.probe(deletes=deletes)
             deletions = ", deletions too" if deletes else ""
             return Finding("ok", what, f"{store.url}: create-only puts, reads and listings work{deletions}")
+    except StoreUnavailable as error:
+        advice = "; check endpoint=… and region=… in the URL, AWS_ENDPOINT_URL_S3, and the network"
+        return Finding("FAIL", what, f"{_why(error)}{advice if url.startswith('s3://') else ''}")
     except (CutbankError, OSError) as error:
         return Finding("FAIL", what, _why(error))
 

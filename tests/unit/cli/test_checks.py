@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import pytest
 
@@ -105,6 +106,20 @@ async def test_a_store_that_can_t_be_used_fails(folder: Path, url: str) -> None:
     found = await check_store(url, "object store")
     assert found.level == "FAIL"
     assert found.why
+
+
+async def test_a_bucket_that_does_not_answer_fails_and_says_what_to_look_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aioboto3", reason="aioboto3 is not installed: pip install 'cutbank[s3]'")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    nobody = quote("http://127.0.0.1:1", safe="")
+    found = await check_store(f"s3://bucket/root?region=us-east-1&endpoint={nobody}", "object store")
+    assert found.level == "FAIL"
+    assert "127.0.0.1:1" in found.why
+    assert "; check endpoint=… and region=… in the URL" in found.why
+    assert contents(folder) == []
 
 
 class Usage(NamedTuple):
