@@ -69,7 +69,7 @@ class Dying:
 
 
 async def live_and_die_in_flight(
-    folder: Path, records: int, deaths: list[tuple[int, bool, int]], retakes: list[int]
+    folder: Path, records: int, deaths: list[tuple[int, bool, int]], retakes: list[int], **settings: int
 ) -> None:
     async with World(folder) as world:
         log = world.transport
@@ -80,7 +80,7 @@ async def live_and_die_in_flight(
             world.transport = TappedTransport(log, dying)
             try:
                 async with world.sinking(
-                    store=TappedStore(world.store, dying), stretch_records_max=records_max
+                    store=TappedStore(world.store, dying), stretch_records_max=records_max, **settings
                 ) as running:
                     await world.until(world.all_committed, running, step_s=5.0)
             except Crashed:
@@ -89,7 +89,7 @@ async def live_and_die_in_flight(
                 world.transport = log
         for steps in retakes:
             # Its lease is lost: what it waits for just then is cancelled, wherever that is.
-            async with world.sinking(stretch_records_max=2) as running:
+            async with world.sinking(stretch_records_max=max(2, records // 20), **settings) as running:
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 running.task.cancel()
@@ -111,3 +111,16 @@ def test_a_death_at_any_call_with_stretches_in_flight_and_more_read_ahead(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(live_and_die_in_flight(Path(folder), records, deaths, retakes))
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    deaths=st.lists(st.tuples(st.integers(1, 60), st.booleans(), st.integers(100, 600)), max_size=4),
+    retakes=st.lists(st.integers(0, 400), max_size=2),
+)
+def test_a_death_at_any_call_while_a_batch_is_taken_and_the_next_one_read(
+    deaths: list[tuple[int, bool, int]], retakes: list[int]
+) -> None:
+    """Batches of some 270 records, which are taken in a thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(live_and_die_in_flight(Path(folder), 1200, deaths, retakes, held_bytes_max=1 << 20))

@@ -9,6 +9,8 @@ import pytest
 from cutbank.errors import CutbankError, Fenced, PositionLost, StoreRefused
 from cutbank.pipeline.sinking.budget import Budget
 from cutbank.pipeline.sinking.flight import FLIGHTS_MAX
+from cutbank.pipeline.sinking.reading import IN_THREAD_RECORDS
+from cutbank.records import Batch
 from cutbank.testing.faults import Crashed, Fault
 from cutbank.testing.taps import Call, TappedStore, TappedTransport
 from sinking_world import CHAIN, Faulty, Gate, Running, World, anomaly, crashing, ids
@@ -19,6 +21,8 @@ CLAIM = CHAIN.prefix + "F"
 OBJECT = "2026"
 SIZE = 5
 """Records of a stretch here."""
+MANY = 1500
+"""Records of several large batches."""
 
 
 class Order:
@@ -35,6 +39,27 @@ class Order:
         await asyncio.sleep(0)
         result = await do()
         self.calls.append(f"{name} done")
+        return result
+
+
+class Receives:
+    """Around a transport: the sizes of the batches that were read, and whether one was read right after another."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def at_once(self) -> bool:
+        return len(self.sizes) >= 2
+
+    async def __call__(self, call: Call, do: Callable[[], Awaitable[T]], /) -> T:
+        result = await do()
+        if call.name == "receive" and isinstance(result, Batch) and len(result):
+            self.sizes.append(len(result))
         return result
 
 
@@ -157,6 +182,51 @@ async def test_a_claim_of_somebody_else_drops_what_was_read_ahead(world: World, 
     adopted = world.metrics.counts["cutbank_claims_adopted_total"]
     assert adopted >= 1
     assert sorted(ids(await world.lines())) == numbers
+    await world.check_whole()
+
+
+@pytest.mark.parametrize("part", [CLAIM, OBJECT])
+async def test_a_claim_of_somebody_else_drops_a_batch_that_was_read_while_another_was_taken(
+    world: World, part: str
+) -> None:
+    """Batches so large that they are taken in a thread, while the next one is read."""
+    receives = Receives()
+    await world.publish(*map(anomaly, range(MANY)), minute=0)
+    world.transport = TappedTransport(world.transport, receives)
+    gate = Gate(part)
+    large: dict[str, Any] = {"held_bytes_max": 1 << 20}
+    async with world.sinking(store=TappedStore(world.store, gate), stretch_records_max=350, **large) as running:
+        async with asyncio.timeout(30):
+            await gate.reached.wait()
+
+        async def ahead() -> bool:
+            return receives.at_once and world.metrics.gauges.get(LAG, 0) >= 350
+
+        await world.until(ahead, running)
+        await world.sink_all(group="another", stretch_records_max=333)
+        gate.open.set()
+        await world.until(world.all_committed, running)
+        assert running.sink.held_bytes == 0
+    assert max(receives.sizes) >= IN_THREAD_RECORDS
+    assert sorted(ids(await world.lines())) == list(range(MANY))
+    await world.check_whole()
+
+
+async def test_a_flush_keeps_a_batch_that_was_read_while_another_was_taken(world: World) -> None:
+    await world.publish(*map(anomaly, range(MANY)), minute=0)
+    receives = Receives()
+    world.transport = TappedTransport(world.transport, receives)
+    async with world.sinking(flush_on_stop=True, held_bytes_max=1 << 20) as running:
+
+        async def all_read() -> bool:
+            if (all_of_it := receives.total == MANY) and not running.stop.is_set():
+                running.stop.set()
+            return all_of_it and running.task.done()
+
+        async with asyncio.timeout(60):
+            while not await all_read():
+                await world.clock.advance(0.0)
+    assert sorted(ids(await world.lines())) == list(range(MANY))
     await world.check_whole()
 
 

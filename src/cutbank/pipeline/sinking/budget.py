@@ -17,7 +17,7 @@ READ_BYTES_MAX = 1 << 20
 """Bounds of what one call of `receive` asks for, bytes."""
 
 _READ_SHARE = 16  # all partitions' reads together: at most this part of the limit
-_READ_FACTOR = 4  # memory that a received byte may take, until it is counted
+_READ_FACTOR = 5  # memory that a received byte may take, until it is counted, and one that was read ahead
 
 
 class Holder:
@@ -56,6 +56,11 @@ class Budget:
     def ceiling_bytes(self) -> int:
         """What records may take before reading stops: the limit without what all may be about to receive."""
         return max(self._bytes_max // 2, self._bytes_max - _READ_FACTOR * self.read_bytes * len(self._holders))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `room` would not wait."""
+        return self.held_bytes < self.ceiling_bytes and not self._gate.locked()
 
     @contextmanager
     def holder(self) -> Iterator[Holder]:

@@ -6,7 +6,9 @@ in that the text made of it again differs; `Rows.told` knows. Then `members` rea
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import orjson
@@ -40,18 +42,14 @@ class Rows(NamedTuple):
     """Whether `orjson.dumps` of each row is its line, byte for byte."""
 
 
-def parts(lines: Iterable[bytes], *, bytes_max: int) -> Iterator[list[bytes]]:
+def parts(lines: Sequence[bytes], *, bytes_max: int) -> Iterator[Sequence[bytes]]:
     """The lines in parts that exceed `bytes_max` by one line at most."""
-    part: list[bytes] = []
-    size = 0
-    for line in lines:
-        part.append(line)
-        size += len(line)
-        if size >= bytes_max:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+    ends = list(accumulate(map(len, lines)))
+    first, before = 0, 0
+    while first < len(lines):
+        stop = bisect_left(ends, before + bytes_max, lo=first) + 1
+        yield lines[first:stop]
+        first, before = stop, ends[min(stop, len(ends)) - 1]
 
 
 def read(lines: Sequence[bytes]) -> Rows:

@@ -13,7 +13,7 @@ import random
 import structlog
 
 from cutbank.clock import Clock
-from cutbank.errors import PositionLost
+from cutbank.errors import CutbankError, PositionLost
 from cutbank.metrics import Metrics
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.sinking.budget import Budget, Holder
@@ -25,7 +25,7 @@ from cutbank.pipeline.sinking.gauges import Gauges
 from cutbank.pipeline.sinking.layout import names_check
 from cutbank.pipeline.sinking.outage import StoreWatch
 from cutbank.pipeline.sinking.patience import Interrupted, Patience, unless
-from cutbank.pipeline.sinking.reading import Reader
+from cutbank.pipeline.sinking.reading import IN_THREAD_RECORDS, Reader
 from cutbank.pipeline.sinking.resume import Resumption, place_after
 from cutbank.pipeline.sinking.stretch import Place, Stretch
 from cutbank.records import Batch, Position
@@ -116,7 +116,7 @@ class _Worker:
        dropped, that claim is finished, and reading goes on at its end.
     2. The open stretch is full, squeezed or due: it departs, once there is room for one more flight.
     3. Read, as soon as the budget has room; a squeeze, trouble in flight and a stop end the waiting, not a read that
-       was done.
+       was done. While many records are taken, the next are read, so that neither waits for the other.
     """
 
     def __init__(
@@ -148,6 +148,8 @@ class _Worker:
         self._stretch: Stretch
         self._rest: tuple[Batch, int] | None = None
         """What the open stretch has no place for: it is full."""
+        self._next: Batch | None = None
+        """What was read while the batch before it was taken."""
 
     async def run(self) -> None:
         """Until stopped."""
@@ -202,6 +204,19 @@ class _Worker:
 
     async def _read(self) -> None:
         """Take the next records. Raises Interrupted, PositionLost, Fenced, StreamUnavailable."""
+        batch, self._next = self._next, None
+        if batch is None:
+            batch = await self._receive()
+        self._quiet = not len(batch)
+        if len(batch) < IN_THREAD_RECORDS:
+            await self._take(batch, 0)
+        else:
+            self._next, _ = await asyncio.gather(self._read_ahead(), self._take(batch, 0))
+        await self._gauges.tell(batch)
+        await self._commit_quiet()
+
+    async def _receive(self) -> Batch:
+        """The next records, once there is room for them."""
         trouble = self._flights.trouble
         await unless(self._budget.room(), self._stop, self._holder.squeezed, trouble)
         wait_s = WAIT_S_MAX
@@ -209,11 +224,17 @@ class _Worker:
             left_ms = self._stretch.deadline_ms(grace_ms=self._config.grace_ms) - self._reader.broker_ms()
             # A millisecond more, since broker time is in whole ones: else the last wait would end just before.
             wait_s = min(WAIT_S_MAX, max(0.0, (left_ms + 1) / 1000.0))
-        batch = await self._reader.receive(self._holder.squeezed, trouble, wait_s=wait_s)
-        self._quiet = not len(batch)
-        await self._take(batch, 0)
-        await self._gauges.tell(batch)
-        await self._commit_quiet()
+        return await self._reader.receive(self._holder.squeezed, trouble, wait_s=wait_s)
+
+    async def _read_ahead(self) -> Batch | None:
+        """What lies there now, if there is room for it; whatever is wrong, the next read meets it again."""
+        if not self._budget.has_room:
+            return None
+        try:
+            batch = await self._reader.receive(self._holder.squeezed, self._flights.trouble, wait_s=0.0)
+        except CutbankError:
+            return None
+        return batch if len(batch) else None
 
     async def _take(self, batch: Batch, index: int) -> None:
         """Put a batch into the open stretch; what that has no place for waits for the next one."""
@@ -234,9 +255,15 @@ class _Worker:
             await self._take(*rest)
 
     async def _land(self, *, cut: bool) -> None:
-        """Wait for what is in flight, and for the open stretch if that is to be cut. Raises what a flight raises."""
-        while cut and self._stretch.count and self._flights.settle() is None:
-            await self._depart_or_wait()
+        """Wait for what is in flight, and for all that was read if that is to be cut. Raises what a flight raises."""
+        while cut and self._flights.settle() is None:
+            if self._next is not None and self._rest is None:
+                batch, self._next = self._next, None
+                await self._take(batch, 0)
+            elif self._stretch.count:
+                await self._depart_or_wait()
+            else:
+                break
         await self._flights.land()
         # Somebody else's claim is left to whoever reads on: a stop does not wait for it.
         self._flights.settle()
@@ -244,6 +271,7 @@ class _Worker:
     async def _yield_to(self, theirs: Claim) -> None:
         """Somebody else has continued the chain: finish what they claimed, and read on from its end."""
         await self._flights.drop()
+        self._next = None
         self._budget.hold(self._holder, 0)
         self._begin(place_after(theirs))
         await self._resumption.finish(theirs)
