@@ -3,6 +3,7 @@
 import sys
 import tracemalloc
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
@@ -215,3 +216,23 @@ def test_after_the_brokers_clock_went_back_an_object_comes_about_every_minute_al
     assert not stretch.due(now_ms + 60_000 + GRACE_MS - 1, quiet=True, grace_ms=GRACE_MS), "not one object a record"
     assert stretch.due(now_ms + 60_000 + GRACE_MS, quiet=False, grace_ms=GRACE_MS), "but not for ever either"
     assert claimed(stretch)[0].minute_ms == MINUTE
+
+
+@pytest.mark.parametrize("packed", ["gzip", "zstd"])
+def test_a_stretch_without_records_holds_nothing_so_that_a_large_claim_is_let_in_alone(
+    packed: Literal["gzip", "zstd"],
+) -> None:
+    stretch = Stretch(
+        pipeline=CHAIN.pipeline,
+        layout=Layout(compression=packed),
+        start=Position(0),
+        reading=Position(0),
+        marks=(),
+        minute_ms=0,
+        bytes_max=1 << 20,
+        records_max=99,
+    )
+    stretch.take(batch(0, [], []), broker_ms=MINUTE)
+    assert stretch.held_bytes == 0
+    stretch.take(batch(0, [anomaly(1)], [MINUTE]), broker_ms=MINUTE)
+    assert stretch.held_bytes > len(anomaly(1))

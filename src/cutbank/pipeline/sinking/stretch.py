@@ -120,7 +120,12 @@ class Stretch:
 
     @property
     def held_bytes(self) -> int:
-        """Memory that this stretch needs until its objects are put: its lines, all bodies, and overhead."""
+        """Memory that this stretch needs until its objects are put: its lines, all bodies, and overhead.
+
+        Without records 0, since nothing can be cut of it: who waits until nothing is held would wait for ever.
+        """
+        if not self.count:
+            return 0
         return held_bytes(self._layout, count=self.count, line_bytes=self.line_bytes, objects=len(self._values) + 1)
 
     @property
