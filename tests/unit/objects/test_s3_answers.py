@@ -72,6 +72,7 @@ PASSING = {
     "ServiceUnavailable": error(503, "ServiceUnavailable", "Reduce your request rate."),
     "RequestTimeout": error(400, "RequestTimeout", "Your socket connection to the server was not read from"),
     "OperationAborted": error(409, "OperationAborted", "A conflicting conditional operation is in progress"),
+    "409 of another name": error(409, "Conflict", "the key is being written"),
     "TooManyRequests": error(429, "TooManyRequests", "later"),
     "507": error(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold."),
     "no body": Reply(503),

@@ -52,6 +52,8 @@ def test_a_wrong_url_is_one_line_that_names_the_fault(url: str, says: str) -> No
         "s3://AKIAXXXX:very-secret@bucket/root",
         "s3://bucket/root?aws_secret_access_key=very-secret",
         "s3://bucket/root?very-secret",
+        "s3://bucket/root?endpoint=https://AKIAXXXX:very-secret@host:9000",
+        "s3://bucket/root?endpoint=https%3A%2F%2FAKIAXXXX%3Avery-secret%40host",
         "s3://bucket/root?region=us-east-1&X-Amz-Signature=very-secret",
     ],
 )

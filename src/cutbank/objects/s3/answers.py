@@ -139,7 +139,7 @@ class Translator:
             )
         if code in CLOCK:
             return CredentialsExpired(f"{where}: this machine's clock is wrong ({answer.words}): set it")
-        if code in PASSING or (answer.status >= 500 and code not in NOT_KNOWN) or answer.status == 429:  # HTTP's
+        if code in PASSING or (answer.status >= 500 and code not in NOT_KNOWN) or answer.status in (409, 429):  # HTTP's
             return StoreUnavailable(f"{where}: {answer.words}")
         return self._refused(where, action, answer)
 

@@ -8,7 +8,7 @@ the SDK's own way (environment, profile, role of the machine or pod), and so is 
 import re
 from dataclasses import dataclass
 from typing import Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -128,12 +128,17 @@ def parse_url(url: str) -> tuple[Place, S3Settings]:
     scheme, separator, rest = url.partition("://")
     if scheme != SCHEME or not separator:
         raise UsageError(f"object store {url!r}: expected s3://bucket/root")
-    where, _, _ = rest.partition("?")
+    where, _, query = rest.partition("?")
     if "@" in where.partition("/")[0]:
         # Not repeated: what stands before the @ may be a secret.
         raise UsageError(
             "object store s3://…@…: no credentials in it; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a "
             "profile, or a role"
+        )
+    if any(name == "endpoint" and "@" in value for name, value in parse_qsl(query)):
+        raise UsageError(
+            f"object store 's3://{where}': no credentials in the endpoint (http://host:port); give them as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
         )
     bucket, _, root = where.partition("/")
     shown = f"object store 's3://{where}'"
