@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import pytest
@@ -342,3 +343,29 @@ async def test_what_departs_counts_until_it_has_arrived_and_its_holder_reads_on(
         budget.arrived(cargo)
         await asyncio.wait_for(waiting, 10)
         assert budget.held_bytes == 1 << 20
+
+
+async def test_what_was_read_ahead_and_brought_no_record_leaves_no_hole(world: World) -> None:
+    """As Kafka gives the markers of transactions: positions that go on, and nothing in them."""
+    reads: list[Batch] = []
+
+    async def hiding(call: Call, do: Callable[[], Awaitable[Any]], /) -> Any:
+        if call.name != "receive":
+            return await do()
+        if len(reads) in (1, 2):
+            await world.publish(*map(anomaly, range(900 + len(reads) * 9, 905 + len(reads) * 9)), minute=0)
+        batch = await do()
+        reads.append(batch)
+        if len(reads) == 2:
+            return replace(batch, positions=[], arrivals_ms=[], keys=[], values=[])
+        return batch
+
+    await world.publish(*map(anomaly, range(IN_THREAD_RECORDS)), minute=0)
+    world.transport = TappedTransport(world.transport, hiding)
+
+    async def read() -> bool:
+        return len(reads) > 3  # the one behind the hole was taken
+
+    async with world.sinking() as running:
+        await world.until(read, running)
+    assert [len(batch) for batch in reads[:3]] == [IN_THREAD_RECORDS, 5, 5]

@@ -234,7 +234,8 @@ class _Worker:
             batch = await self._reader.receive(self._holder.squeezed, self._flights.trouble, wait_s=0.0)
         except CutbankError:
             return None
-        return batch if len(batch) else None
+        # An empty one that went on, past a transaction's markers, is no less read: dropping it would leave a hole.
+        return batch if len(batch) or batch.end > batch.start else None
 
     async def _take(self, batch: Batch, index: int) -> None:
         """Put a batch into the open stretch; what that has no place for waits for the next one."""
