@@ -1,15 +1,17 @@
 """How fast `cutbank verify` audits 1,000,000 anomalies, against reading and parsing the same objects plainly.
 
-Run directly: `python benchmarks/verifying.py [anomalies] [url]`; figures as JSON on the last line. The lines are as the
-scorer publishes them (282 bytes, scores of 16 digits); claims and objects are what `Stretch` makes of them, in objects
-of 16 MiB before compression. Plainly: one thread; each object read through the same store, unpacked, split into lines,
-each line through orjson. Each round is a process of its own, verify and plain in turn; figures are medians, lines a
-second of wall clock, and memory is the largest of any round, of the whole process.
+Run directly: `python benchmarks/verifying.py [anomalies]`; figures as JSON on the last line, of files, and of S3 where
+this machine has SeaweedFS. The lines are as the scorer publishes them (282 bytes, scores of 16 digits); claims and
+objects are what `Stretch` makes of them, in objects of 16 MiB before compression. Plainly: one thread; each object read
+through the same store, unpacked, split into lines, each line through orjson. Each round is a process of its own, verify
+and plain in turn; figures are medians, lines a second of wall clock, and memory is the largest of any round, of the
+whole process.
 """
 
 import asyncio
 import gzip
 import json
+import os
 import random
 import resource
 import statistics
@@ -18,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -26,6 +30,7 @@ from cutbank.cli import main
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
 from cutbank.objects import ObjectStore, open_store
+from cutbank.objects.patient import PatientStore
 from cutbank.pipeline.sinking import ChainId, Layout, inspect
 from cutbank.pipeline.sinking.claims import Birth, encode
 from cutbank.pipeline.sinking.stretch import Stretch
@@ -115,7 +120,8 @@ def _stretch(layout: Layout, start: Position, marks: Any) -> Stretch:
 
 
 def _store(url: str) -> ObjectStore:
-    return open_store(url, clock=SystemClock(), metrics=NoMetrics())
+    clock = SystemClock()
+    return PatientStore(open_store(url, clock=clock, metrics=NoMetrics()), clock=clock, rng=random.Random())
 
 
 async def plain(url: str) -> int:
@@ -146,7 +152,7 @@ ROLES: dict[str, Callable[[str], None]] = {"plain": _plainly, "verify": _verifie
 
 def timed(role: str, url: str) -> dict[str, float]:
     """One round in a process of its own: seconds from its first call on, and its peak memory, MiB."""
-    output = subprocess.run([sys.executable, __file__, role, url], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run([sys.executable, __file__, role, url], check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
 
@@ -158,25 +164,49 @@ def compared(url: str, count: int) -> dict[str, Any]:
         for role, results in rounds.items():
             results.append(timed(role, url))
     took_s = {role: statistics.median(result["seconds"] for result in results) for role, results in rounds.items()}
+    processor_s = {
+        role: statistics.median(result["processor_s"] for result in results) for role, results in rounds.items()
+    }
     return {
         "verify_lines_per_s": round(count / took_s["verify"]),
         "plain_lines_per_s": round(count / took_s["plain"]),
         "share_of_plain": round(took_s["plain"] / took_s["verify"], 3),
+        "processor_share_of_plain": round(processor_s["plain"] / processor_s["verify"], 3),
         "memory_mib": max(result["memory_mib"] for result in rounds["verify"]),
         "memory_plain_mib": max(result["memory_mib"] for result in rounds["plain"]),
     }
 
 
-def measure(anomalies: int = ANOMALIES, url: str | None = None) -> dict[str, Any]:
-    """Each layout below `url`, which is a store's root that is empty; by default a temporary folder."""
+def measure(anomalies: int = ANOMALIES, *, s3_url: str | None = None) -> dict[str, Any]:
+    """Each layout, as files in a temporary folder and below `s3_url`, a root that nobody has used; None: files only."""
     figures: dict[str, Any] = {"anomalies": anomalies}
     with tempfile.TemporaryDirectory() as folder:
-        for name, layout in LAYOUTS.items():
-            root = f"file://{folder}/{name}" if url is None else f"{url.rstrip('/')}/{name}"
-            asyncio.run(make(root, layout, anomalies))
-            scheme = root.partition("://")[0]
-            figures.update({f"{scheme}_{name}_{key}": value for key, value in compared(root, anomalies).items()})
+        for url in (f"file://{folder}", s3_url):
+            if url is None:
+                continue
+            for name, layout in LAYOUTS.items():
+                path, mark, query = url.partition("?")
+                root = f"{path}/{name}{mark}{query}"
+                asyncio.run(make(root, layout, anomalies))
+                of = f"{path.partition(':')[0]}_{name}"
+                figures |= {f"{of}_{figure}": value for figure, value in compared(root, anomalies).items()}
+    figures["load_1min"] = round(os.getloadavg()[0], 2)
     return figures
+
+
+def with_a_server(anomalies: int) -> dict[str, Any]:
+    """On S3 too, where this machine has SeaweedFS."""
+    from sink_world import s3_server
+
+    from brokers.jars import NotOnThisMachine
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        try:
+            server = stack.enter_context(s3_server(Path(folder) / "server"))
+        except NotOnThisMachine as error:
+            print(f"files only: {error}", file=sys.stderr)
+            return measure(anomalies)
+        return measure(anomalies, s3_url=server.store_url())
 
 
 def _child(role: str, url: str) -> None:
@@ -193,4 +223,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] in ROLES:
         _child(*sys.argv[1:3])
     else:
-        print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else ANOMALIES, *sys.argv[2:3])))
+        print(json.dumps(with_a_server(int(sys.argv[1]) if len(sys.argv) > 1 else ANOMALIES)))

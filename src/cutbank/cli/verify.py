@@ -4,6 +4,7 @@ Owns the command's words: its table, its exit code. Reads only, so it may run be
 """
 
 import asyncio
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -21,6 +22,7 @@ from cutbank.errors import SnapshotUnusable, UsageError
 from cutbank.metrics import NoMetrics
 from cutbank.objects import open_store
 from cutbank.objects.base import ObjectStore
+from cutbank.objects.patient import PatientStore
 from cutbank.pipeline.findings import Finding
 from cutbank.pipeline.scoring.state import StateRoom
 from cutbank.pipeline.spec import PipelineSpec, load_spec
@@ -44,7 +46,8 @@ def open_root(text: str) -> ObjectStore:
     if path is not None and not path.is_dir():
         raise UsageError(f"{text}: no such folder")
     url = text if "://" in text else f"file://{quote(text)}"
-    return open_store(url, clock=SystemClock(), metrics=NoMetrics())
+    clock = SystemClock()
+    return PatientStore(open_store(url, clock=clock, metrics=NoMetrics()), clock=clock, rng=random.Random())
 
 
 def parse_scope(from_text: str | None, to_text: str | None) -> Scope:
@@ -166,16 +169,27 @@ def _finding_row(finding: Finding[Fault]) -> tuple[Cell, ...]:
     return finding.kind.label, finding.kind.meaning, where, finding.count
 
 
-def _say_proof(proof: Proof) -> Iterator[str]:
+def _proofs(verdict: Verdict) -> Iterator[tuple[Proof, str]]:
+    if verdict.proof is not None:
+        yield verdict.proof, "anomalies"
+        if verdict.proof.errors is not None:
+            yield verdict.proof.errors, "error records"
+
+
+def _say_proof(proof: Proof, what: str) -> Iterator[str]:
+    if not proof.sunk:
+        if proof.foretold:
+            yield f"{proof.pipeline}: {proof.foretold:,} {what} of an undisturbed run: no sink puts them here"
+        return
     yield (
-        f"{proof.pipeline}: {proof.met:,} of {proof.foretold:,} anomalies of an undisturbed run are in the objects, "
+        f"{proof.pipeline}: {proof.met:,} of {proof.foretold:,} {what} of an undisturbed run are in the objects, "
         "byte for byte"
     )
     counts = (
         (proof.unscored, "not scored yet: the scorer lags"),
         (proof.unsunk, "published and not in an object yet: the sink lags"),
         (proof.given_up, "in stretches that were given up for lost"),
-        (proof.unsure, "of records that either of two runs may have scored, in no object"),
+        (proof.unsure, "in no object, of records that another run may have scored, or from before a sink began here"),
     )
     yield from (f"  {count:,} {what}" for count, what in counts if count)
     if proof.beyond:
@@ -192,13 +206,14 @@ def _say(verdict: Verdict) -> int:
         click.echo(f"{given_up:,} stretch(es) were given up for lost by accept_lost: no fault, and not there")
     if verdict.unaudited:
         click.echo(f"{verdict.unaudited:,} object(s) of other minutes in the same folders were not looked into")
-    if verdict.proof is not None:
-        click.echo("\n".join(_say_proof(verdict.proof)))
+    for proof, what in _proofs(verdict):
+        for line in _say_proof(proof, what):
+            click.echo(line)
     if verdict.clean and not any(account.claims for account in verdict.chains):
         click.echo("nothing to audit: no claim is there, or none of this span of time; nothing is foreign")
         return 0
     if verdict.clean:
-        far = " as far as can be proven" if verdict.proof is not None and verdict.proof.unproven else ""
+        far = " as far as can be proven" if any(proof.unproven for proof, _ in _proofs(verdict)) else ""
         click.echo(f"clean{far}: every object is as its claim says, nothing is there twice, nothing is foreign")
         if verdict.proof is not None and verdict.proof.beyond and not verdict.proof.foretold:
             click.echo("not one line could be proven: is --spec the one that they were scored with?", err=True)

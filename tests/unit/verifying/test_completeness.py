@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from cutbank.cli import main
+from cutbank.cli.verify import _say
 from cutbank.clock import SystemClock
 from cutbank.metrics import NoMetrics
 from cutbank.objects.filesystem import FileSystemStore
@@ -21,10 +22,10 @@ from cutbank.pipeline.sinking.claims import ChainId, Claim, encode
 from cutbank.pipeline.sinking.prefix import folders
 from cutbank.pipeline.sinking.rendering import content, lines, render
 from cutbank.pipeline.spec import DetectorSpec, PipelineSpec
-from cutbank.pipeline.verifying import Log, Scope, Verdict, verify
+from cutbank.pipeline.verifying import Log, Proof, Scope, Verdict, verify
 from cutbank.records import Batch, Position
 from cutbank.testing.clock import START_MS
-from cutbank.transports.base import Assigned
+from cutbank.transports.base import Assigned, Start
 from scoring_stage import DETECTORS, QUICK, SPEC, LogClock, Stage, TappedLease, trades
 from sunk_root import Late, claims, data_file, names, rewrite
 
@@ -65,9 +66,9 @@ class Hasty(TappedLease):
         return await super().receive(records_max=records_max, bytes_max=bytes_max, wait_s=min(wait_s, 0.01))
 
 
-async def sink_all(stage: Stage, **settings: Any) -> None:
-    """Sink everything there is, then stop and make objects of it."""
-    config = SinkConfig(**{"pipeline": "p", "stream": "anomalies", "flush_on_stop": True, **settings})
+async def sink_all(stage: Stage, *, stream: str = "anomalies", **settings: Any) -> None:
+    """Sink everything that there is on a stream, then stop and make objects of it."""
+    config = SinkConfig(**{"pipeline": "p", "stream": stream, "flush_on_stop": True, **settings})
     sink = Sink(
         stage.transport, objects(stage), config, clock=SystemClock(), metrics=stage.metrics, rng=random.Random(1)
     )
@@ -77,7 +78,7 @@ async def sink_all(stage: Stage, **settings: Any) -> None:
         if name == "idle":
             stop.set()
 
-    async with stage.transport.consumer("p.sink", ["anomalies"]) as consumer:
+    async with stage.transport.consumer("p.sink", [stream]) as consumer:
         async for event in consumer.events():
             assert isinstance(event, Assigned)
             await sink.work(Hasty(event.lease, until_idle), stop)
@@ -95,8 +96,27 @@ async def audit(stage: Stage, *, spec: PipelineSpec = SPEC, state: bool = True, 
     return await verify(objects(stage), scope=scope, log=Log(stage.transport, spec, room, DETECTORS))
 
 
-async def published(stage: Stage) -> int:
-    return len(await stage.lines("anomalies"))
+async def published(stage: Stage, stream: str = "anomalies") -> int:
+    return len(await stage.lines(stream))
+
+
+def mixed(count: int, *, first: int = 0) -> list[bytes]:
+    """Trades, and after each of them a record that can't be scored."""
+    return [value for trade in trades(count, first=first) for value in (trade, b"junk" + trade[:9])]
+
+
+async def run_both(stage: Stage, *, first: int = 0, count: int = 30) -> None:
+    """Records and bad ones, scored and sunk."""
+    await stage.publish(mixed(count, first=first))
+    await stage.score_all()
+    await sink_all(stage)
+    await sink_all(stage, stream="errors")
+
+
+def errors_of(verdict: Verdict) -> Proof:
+    assert verdict.proof is not None
+    assert verdict.proof.errors is not None
+    return verdict.proof.errors
 
 
 def respell(stage: Stage, texts: Sequence[bytes], claim: Claim) -> Claim:
@@ -275,6 +295,83 @@ class TestFaults:
         )
         assert (await verify(objects(stage))).findings == ()
         assert names(await audit(stage)) == {"wrong minute"}
+
+
+class TestErrors:
+    """Every bad record is in the objects, where a sink puts errors into this root."""
+
+    CHAIN = ChainId("p", "errors", "0")
+
+    async def test_every_one_is_there_byte_for_byte(self, stage: Stage) -> None:
+        await run_both(stage)
+        await run_both(stage, first=30)
+        verdict = await audit(stage)
+        assert verdict.findings == ()
+        proof = errors_of(verdict)
+        assert proof.sunk
+        assert proof.foretold == proof.met == await published(stage, "errors") == 60
+        assert verdict.proof is not None
+        assert verdict.proof.met == await published(stage)
+
+    async def test_where_none_are_sunk_they_are_counted_and_no_fault(
+        self, stage: Stage, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        await stage.publish(mixed(30))
+        await stage.score_all()
+        await sink_all(stage)
+        verdict = await audit(stage)
+        assert verdict.findings == ()
+        proof = errors_of(verdict)
+        assert (proof.sunk, proof.foretold, proof.met) == (False, 30, 0)
+        assert _say(verdict) == 0
+        assert "p: 30 error records of an undisturbed run: no sink puts them here\n" in capsys.readouterr().out
+
+    async def test_what_lags_is_said_and_no_fault(self, stage: Stage) -> None:
+        await run_both(stage)
+        await stage.publish(mixed(30, first=30))
+        await stage.score_all()
+        await stage.publish(mixed(30, first=60))
+        verdict = await audit(stage)
+        assert verdict.findings == ()
+        proof = errors_of(verdict)
+        assert (proof.met, proof.unsunk, proof.unscored) == (30, 30, 30)
+
+    async def test_a_missing_one_and_one_that_is_none(self, stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+        await run_both(stage)
+        (claim,) = claims(root(stage), self.CHAIN)
+        texts = held(stage, claim)
+        claim = respell(stage, texts[1:], claim)
+        verdict = await audit(stage)
+        assert names(verdict) == {"missing error"}
+        assert _say(verdict) == 1
+        assert "p: 29 of 30 error records of an undisturbed run are in the objects" in capsys.readouterr().out
+        row = orjson.loads(texts[0])
+        row["SOURCE"]["position"] = "0"  # of a good record
+        respell(stage, [orjson.dumps(row), *texts[1:]], claim)
+        assert names(await audit(stage)) == {"missing error", "extra error"}
+
+    async def test_another_reason(self, stage: Stage) -> None:
+        await run_both(stage)
+        (claim,) = claims(root(stage), self.CHAIN)
+        texts = [text.replace(b"invalid_json", b"not_an_object") for text in held(stage, claim)]
+        respell(stage, texts, claim)
+        verdict = await audit(stage)
+        assert names(verdict) == {"different error"}
+        assert [finding.count for finding in verdict.findings] == [30]
+
+    async def test_errors_from_before_their_chain_began_may_never_have_been_there_to_sink(self, stage: Stage) -> None:
+        """As where a sink did not sink errors at first, and the stream has forgotten them since."""
+        await stage.publish(mixed(10))
+        await stage.score_all()
+        await sink_all(stage)
+        await sink_all(stage, stream="errors", start=Start("latest"))
+        await stage.publish(mixed(10, first=10))
+        await stage.score_all()
+        await sink_all(stage, stream="errors")
+        verdict = await audit(stage)
+        assert verdict.findings == ()
+        proof = errors_of(verdict)
+        assert (proof.foretold, proof.met, proof.unsure) == (20, 10, 10)
 
 
 class TestSpans:

@@ -59,6 +59,10 @@ class Examined:
 class Observer(Protocol):
     """Who wants to know more of the claims that are looked at."""
 
+    def born(self, chain: ChainId, start: Position | None) -> None:
+        """A chain is looked at, which began at that position of its stream; None: nobody knows."""
+        ...
+
     def begin(self, before: Claim) -> None:
         """The last claim before the span of time that is audited, if there is one."""
         ...
@@ -141,6 +145,8 @@ class ChainAudit:
         """Audit it."""
         listing = self._listing
         start = await self._birth()
+        if self._observer is not None:
+            self._observer.born(listing.chain, start)
         first = await self._first_in_scope()
         if first > 0:
             self._enter(await read_claim(self._store, listing, listing.start(first - 1)))

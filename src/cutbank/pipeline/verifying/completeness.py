@@ -1,48 +1,47 @@
-"""Proves that the objects are complete: replays the source and finds every anomaly of the spec, byte for byte.
+"""Proves that the objects are complete: replays the source and finds every anomaly and error record, byte for byte.
 
 Three things are told apart. What is beyond proof is counted and said: records past retention, runs of another spec.
 What is on its way is a lag: not scored yet, or published and not in an object yet. All else is a finding.
 
 Order matters on a pipeline that is running: objects first, then how far the scorer has come, then what the sink has
-not come to, then the source. Memory: the index, and the identities of what the sink has not come to.
-Event-loop only; reads only.
+not come to, then the source. Error records are proven where a sink puts them into this root.
+Memory: that of both `SunkStream`s. Event-loop only; reads only.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 
-import orjson
-
-from cutbank.errors import PositionLost, StreamMissing
-from cutbank.pipeline.accounts import SourceId, source_id
-from cutbank.pipeline.audit import READ_BYTES_MAX, READ_RECORDS_MAX
+from cutbank.errors import StreamMissing
+from cutbank.pipeline.accounts import SourceId
 from cutbank.pipeline.findings import Findings
 from cutbank.pipeline.oracle import FIRST_RUN, Expected, Handovers, Unproven, undisturbed
 from cutbank.pipeline.scoring.lines import stream_text
 from cutbank.pipeline.scoring.model import DetectorSource
 from cutbank.pipeline.scoring.state import StateRoom
-from cutbank.pipeline.sinking.claims import ChainId, Claim, Mark
-from cutbank.pipeline.sinking.layout import arrival_in_range, minute_of
+from cutbank.pipeline.sinking.claims import ChainId, Claim
 from cutbank.pipeline.spec import PipelineSpec
 from cutbank.pipeline.verifying.chains import Examined, Scope
-from cutbank.pipeline.verifying.claimed import NOTHING, as_keys
 from cutbank.pipeline.verifying.faults import Fault
-from cutbank.pipeline.verifying.index import Index
+from cutbank.pipeline.verifying.sunk_stream import FaultNames, SunkStream
 from cutbank.pipeline.verifying.tables import Key
 from cutbank.records import Partition, Position, position_text
-from cutbank.transports.base import RECORD_BYTES_MAX, Start, StreamInfo, Transport
+from cutbank.transports.base import StreamInfo, Transport
+
+ANOMALIES = FaultNames(Fault.MISSING_ANOMALY, Fault.DIFFERENT_ANOMALY, Fault.EXTRA_ANOMALY)
+ERRORS = FaultNames(Fault.MISSING_ERROR, Fault.DIFFERENT_ERROR, Fault.EXTRA_ERROR)
 
 
 @dataclass(slots=True)
 class Proof:
-    """What the replay has shown."""
+    """What the replay has shown of the anomalies, or of the error records."""
 
     pipeline: str
+    sunk: bool = True
+    """False: no sink puts them into this root, so they were only counted."""
     foretold: int = 0
-    """Anomalies of an undisturbed run, of those that can be in the objects audited."""
+    """Those of an undisturbed run, of those that can be in the objects audited."""
     met: int = 0
     """Of these, in an object, byte for byte."""
     unscored: int = 0
@@ -52,21 +51,14 @@ class Proof:
     given_up: int = 0
     """Of these, in a stretch that was given up for lost."""
     unsure: int = 0
-    """Of these, in no object, and maybe never said: a run began anew and nobody knows where it went live."""
+    """Of these, in no object, and maybe never to be there: a run began anew and nobody knows where it went live, or a
+    chain began after the stream did."""
     beyond: int = 0
     """Lines in objects that nothing can be compared with."""
     unproven: list[str] = field(default_factory=list)
     """What can't be computed, and why."""
-
-
-@dataclass(slots=True)
-class _Gap:
-    """Records of a chain that were lost unread."""
-
-    marks: Mapping[str, Key]
-    """Where they began, by source partition."""
-    closed: set[str] = field(default_factory=set)
-    """Source partitions that have come again since."""
+    errors: "Proof | None" = None
+    """Of the error records, beside that of the anomalies."""
 
 
 class LogAudit:
@@ -82,119 +74,87 @@ class LogAudit:
         findings: Findings[Fault],
         detectors: DetectorSource | None = None,
     ) -> None:
-        self.proof = Proof(spec.name)
+        self.proof = Proof(spec.name, errors=Proof(spec.name))
         self._transport = transport
         self._state = state
         self._spec = spec
         self._scope = scope
         self._findings = findings
         self._detectors = detectors
-        self._index = Index(spec.name)
-        self._ends: dict[str, Position] = {}
-        self._lows: dict[str, Key] = {}
-        self._highs: dict[str, Key] = {}
-        self._lost: dict[str, list[tuple[Key, Key]]] = {}
-        self._late: dict[str, list[tuple[Key, Key]]] = {}
-        self._gaps: dict[ChainId, _Gap] = {}
-        self._begun: set[ChainId] = set()
 
-    def of_ours(self, chain: ChainId) -> bool:
-        """Whether the chain is one of the spec's."""
-        return (chain.pipeline, chain.stream) == (self._spec.name, self._spec.destination)
+        def sunk(stream: str, names: FaultNames) -> SunkStream:
+            return SunkStream(transport, spec.name, stream, scope=scope, names=names, findings=findings)
+
+        self._anomalies = sunk(spec.destination, ANOMALIES)
+        self._errors = sunk(spec.errors, ERRORS)
+
+    def _of(self, chain: ChainId) -> SunkStream | None:
+        """The stream of the spec's that a chain is of."""
+        for side in (self._anomalies, self._errors):
+            if (chain.pipeline, chain.stream) == (self._spec.name, side.stream):
+                return side
+        return None
+
+    def born(self, chain: ChainId, start: Position | None) -> None:
+        """A chain is looked at."""
+        side = self._of(chain)
+        if side is not None:
+            side.born(start)
 
     def begin(self, before: Claim) -> None:
         """The last claim before the span of time that is audited."""
-        if self.of_ours(before.chain):
-            self._begun.add(before.chain)
-            self._ends[before.partition] = before.end
-            self._after(before.marks_after)
+        side = self._of(before.chain)
+        if side is not None:
+            side.begin(before)
 
     async def observe(self, examined: Examined) -> None:
         """Take in a claim that was looked at."""
-        claim = examined.claim
-        if not self.of_ours(claim.chain):
-            return
-        if self._scope.from_ms is not None and claim.chain not in self._begun:
-            self._after(claim.marks_before)
-        self._begun.add(claim.chain)
-        self._ends[claim.partition] = claim.end
-        self._losses(examined)
-        self._index.add(claim.chain, claim.layout, examined.anomalies)
-        await self._look_up(claim, examined.minute_before_ms)
+        side = self._of(examined.claim.chain)
+        if side is not None:
+            await side.observe(examined)
 
     def came_late(self, claim: Claim) -> None:
         """An object of this claim was not there when it was looked for, and is there now: a lag, and no loss."""
-        if self.of_ours(claim.chain):
-            before = as_keys(claim.marks_before)
-            for partition, key in as_keys(claim.marks_after).items():
-                self._late.setdefault(partition, []).append((before.get(partition, NOTHING), key))
-
-    def _after(self, marks: Sequence[Mark]) -> None:
-        """Only what comes after these marks belongs into the span."""
-        for partition, key in as_keys(marks).items():
-            self._lows[partition] = min(self._lows.get(partition, key), key)
-            self._highs[partition] = max(self._highs.get(partition, key), key)
-
-    def _losses(self, examined: Examined) -> None:
-        """Which anomalies somebody has given up for lost."""
-        claim = examined.claim
-        before, after = as_keys(claim.marks_before), as_keys(claim.marks_after)
-        for partition, key in after.items():
-            self._highs[partition] = max(self._highs.get(partition, key), key)
-            if examined.given_up and claim.objects:
-                self._lost.setdefault(partition, []).append((before.get(partition, NOTHING), key))
-        gap = self._gaps.get(claim.chain)
-        if gap is not None:
-            for partition, key in after.items():
-                if key != before.get(partition) and partition not in gap.closed:
-                    gap.closed.add(partition)
-                    self._lost.setdefault(partition, []).append((gap.marks.get(partition, NOTHING), key))
-        if not claim.objects:
-            # Lost unread: which anomalies these were only the marks tell, and what comes next.
-            self._gaps[claim.chain] = _Gap(before)
-
-    def _is_given_up(self, whole: str, key: Key) -> bool:
-        if _within(self._lost.get(whole, ()), key):
-            return True
-        return any(whole not in gap.closed and gap.marks.get(whole, NOTHING) < key for gap in self._gaps.values())
-
-    async def _look_up(self, claim: Claim, minute_before_ms: int | None) -> None:
-        """The claim's first record, where the log still has it."""
-        if claim.first is None:
-            return
-        partition = Partition(claim.stream, claim.partition)
-        try:
-            batch = await self._transport.read(
-                partition, claim.first.position, records_max=1, bytes_max=RECORD_BYTES_MAX
-            )
-        except (PositionLost, StreamMissing):
-            return
-        digest = hashlib.sha256(batch.values[0]).hexdigest() if batch.values else ""
-        if digest != claim.first.sha256 or batch.positions[0] != claim.first.position:
-            self._findings.note(Fault.ANOTHER_RECORD, f"{claim.key}: at {position_text(claim.first.position)}")
-            return
-        minute_ms = minute_of(arrival_in_range(batch.arrivals_ms[0]))
-        lowest_ms = claim.minute_ms if minute_before_ms is None else minute_before_ms
-        if claim.minute_ms != max(minute_ms, lowest_ms):
-            self._findings.note(Fault.WRONG_MINUTE, f"{claim.key}: its first record arrived in another minute")
+        side = self._of(claim.chain)
+        if side is not None:
+            side.came_late(claim)
 
     async def prove(self, progress: Callable[[int], None]) -> Proof:
-        """Replay the source. `progress` is told of records' positions' count now and then."""
+        """Replay the source. `progress` is told of the count of anomalies now and then."""
+        proof, errors = self.proof, self.proof.errors
+        assert errors is not None, "made with it"
+        errors.sunk = self._errors.seen
         info = await self._transport.describe(self._spec.source)
         stream = stream_text(info.name, info.identity)
         committed = await self._committed(info)
-        unsunk = await self._unsunk(stream)
+        sides = {
+            self._anomalies.stream: _Side(self._anomalies, proof, await self._anomalies.unsunk(stream)),
+            self._errors.stream: _Side(self._errors, errors, await self._unsunk_errors(stream)),
+        }
         unproven: list[Unproven] = []
         async for item in undisturbed(
             self._transport, self._state, self._spec, detectors=self._detectors, handovers=self._handovers(stream)
         ):
             if isinstance(item, Unproven):
                 unproven.append(item)
-            elif item.output.stream == self._spec.destination:
-                self._compare(item, stream, committed, unsunk)
-                progress(self.proof.foretold)
-        await self._close(info, stream, unproven)
-        return self.proof
+                continue
+            side = sides.get(item.output.stream)
+            if side is not None:
+                self._compare(side, item, stream, committed)
+                progress(proof.foretold)
+        for side in sides.values():
+            await self._close(side, info, stream, unproven)
+        proof.unproven = [*map(str, unproven), *proof.unproven]
+        return proof
+
+    async def _unsunk_errors(self, stream: str) -> set[SourceId]:
+        """A log that somebody copied may lack the errors' stream."""
+        if not self._errors.seen:
+            return set()
+        try:
+            return await self._errors.unsunk(stream)
+        except StreamMissing:
+            return set()
 
     async def _committed(self, info: StreamInfo) -> dict[str, Position]:
         """How far the scorer has come, by source partition."""
@@ -204,47 +164,17 @@ class LogAudit:
             found[part.partition.id] = Position(0) if position is None else position
         return found
 
-    async def _unsunk(self, stream: str) -> set[SourceId]:
-        """What lies in [anomalies] after the chains' ends."""
-        found: set[SourceId] = set()
-        if self._scope.to_ms is not None:
-            return found  # what comes after the span is not looked for
-        for part in (await self._transport.describe(self._spec.destination)).partitions:
-            position = max(self._ends.get(part.partition.id, part.oldest), part.oldest)
-            while position < part.end:
-                try:
-                    batch = await self._transport.read(
-                        part.partition, position, records_max=READ_RECORDS_MAX, bytes_max=READ_BYTES_MAX
-                    )
-                except PositionLost:
-                    position = await self._transport.position_at(part.partition, Start("earliest"))
-                    continue
-                if batch.end <= position:
-                    break
-                position = batch.end
-                for value in batch.values:
-                    source = self._source(value, stream)
-                    if source is not None:
-                        found.add(source)
-        return found
-
-    def _source(self, value: bytes, stream: str) -> SourceId | None:
-        """The record that a line of [anomalies] is of; None: another pipeline's, another stream's, or nobody's."""
-        try:
-            row = orjson.loads(value)
-            source = source_id(row, pipeline=self._spec.name)
-            return source if source is not None and row["SOURCE"]["stream"] == stream else None
-        except (ValueError, KeyError, TypeError):
-            return None
-
     def _handovers(self, stream: str) -> Handovers:
         """Where one run's lines end and the next one's begin, as far as the objects tell."""
         seen: dict[str, dict[int, tuple[int, int]]] = {}
-        for (partition, run), chains in self._index.shelves.items():
+        shelves = chain(self._anomalies.index.shelves.items(), self._errors.index.shelves.items())
+        for (partition, run), by_chain in shelves:
             name, _, partition_id = partition.rpartition("/")
             if name == stream:
-                bounds = [(shelf.positions[0], shelf.positions[-1]) for shelf in chains.values()]
-                seen.setdefault(partition_id, {})[run] = min(bounds)[0], max(last for _, last in bounds)
+                bounds = [(shelf.positions[0], shelf.positions[-1]) for shelf in by_chain.values()]
+                first, last = min(bounds)[0], max(last for _, last in bounds)
+                known = seen.setdefault(partition_id, {}).setdefault(run, (first, last))
+                seen[partition_id][run] = min(known[0], first), max(known[1], last)
         found = {}
         for partition_id, runs in seen.items():
             for earlier, later in pairwise(sorted(runs)):
@@ -252,49 +182,39 @@ class LogAudit:
                 found[partition_id, later] = Position(min(last + 1, first)), Position(max(last + 1, first))
         return found
 
-    def _compare(self, item: Expected, stream: str, committed: Mapping[str, Position], unsunk: set[SourceId]) -> None:
-        source, proof = item.source, self.proof
+    def _compare(self, side: "_Side", item: Expected, stream: str, committed: Mapping[str, Position]) -> None:
+        sunk, proof, source = side.sunk, side.proof, item.source
         whole = f"{stream}/{source.partition}"
         key: Key = (source.run, Position(source.position), source.ordinal)
-        if not self._in_scope(whole, key):
+        if not sunk.in_scope(whole, key):
             return
         proof.foretold += 1
-        found = False
-        for shelf in self._index.shelves.get((whole, source.run), {}).values():
-            at = shelf.find(Position(source.position))
-            if at is None:
-                continue
-            found = True
-            shelf.met[at] = 1
-            if self._index.same(shelf, at, item.output.value):
+        if not proof.sunk:
+            return
+        found = sunk.index.meet(whole, source.run, Position(source.position), item.output.value)
+        for same in found:
+            if same:
                 proof.met += 1
             else:
-                self._findings.note(Fault.DIFFERENT_ANOMALY, str(source))
+                self._findings.note(sunk.names.different, str(source))
         if found:
             return
-        if source in unsunk or _within(self._late.get(whole, ()), key):
+        if source in side.unsunk or sunk.is_late(whole, key):
             proof.unsunk += 1
         elif source.position >= committed.get(source.partition, 0):
             proof.unscored += 1
-        elif self._is_given_up(whole, key):
+        elif sunk.is_given_up(whole, key):
             proof.given_up += 1
-        elif not item.certain:
+        elif not item.certain or sunk.may_precede(whole, key):
             proof.unsure += 1
         else:
-            self._findings.note(Fault.MISSING_ANOMALY, str(source))
+            self._findings.note(sunk.names.missing, str(source))
 
-    def _in_scope(self, whole: str, key: Key) -> bool:
-        """Whether this anomaly belongs into the claims that were audited."""
-        low = self._lows.get(whole)
-        if low is not None and key <= low:
-            return False
-        return self._scope.to_ms is None or key <= self._highs.get(whole, NOTHING)
-
-    async def _close(self, info: StreamInfo, stream: str, unproven: list[Unproven]) -> None:
+    async def _close(self, side: "_Side", info: StreamInfo, stream: str, unproven: list[Unproven]) -> None:
         """What lies in objects and no undisturbed run has said."""
         oldest = {part.partition.id: await self._oldest_run(part.partition) for part in info.partitions}
         beyond: Counter[str] = Counter()
-        for partition, run, position in self._index.unmet():
+        for partition, run, position in side.sunk.index.unmet():
             name, _, partition_id = partition.rpartition("/")
             if name != stream:
                 beyond[f"stream {name}, which is not the one in the log"] += 1
@@ -303,14 +223,11 @@ class LogAudit:
             elif not self._known_run(run, oldest[partition_id]):
                 beyond[f"run {run} of {partition_id}, whose birth is not there"] += 1
             elif any(_concerns(item, partition_id, run, position) for item in unproven):
-                self.proof.beyond += 1
+                side.proof.beyond += 1
             else:
-                self._findings.note(Fault.EXTRA_ANOMALY, f"{partition_id}/{position_text(position)} (run {run})")
-        self.proof.beyond += beyond.total()
-        self.proof.unproven = [
-            *map(str, unproven),
-            *(f"{count:,} line(s) of {what}" for what, count in beyond.items()),
-        ]
+                self._findings.note(side.sunk.names.extra, f"{partition_id}/{position_text(position)} (run {run})")
+        side.proof.beyond += beyond.total()
+        side.proof.unproven = [f"{count:,} line(s) of {what}" for what, count in beyond.items()]
 
     async def _oldest_run(self, partition: Partition) -> int | None:
         """The first run whose birth is there; None: there is none."""
@@ -325,8 +242,14 @@ class LogAudit:
         return oldest is None or run >= oldest
 
 
-def _within(spans: Sequence[tuple[Key, Key]], key: Key) -> bool:
-    return any(low < key <= high for low, high in spans)
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One stream's lines in the objects, and what is to be shown of them."""
+
+    sunk: SunkStream
+    proof: Proof
+    unsunk: set[SourceId]
+    """What the sink has not come to."""
 
 
 def _concerns(item: Unproven, partition_id: str, run: int, position: Position) -> bool:

@@ -36,6 +36,9 @@ class Fault(Kind):
     MISSING_ANOMALY = ("missing anomaly", "anomalies of the log that the pipeline has passed and that are in no object")
     DIFFERENT_ANOMALY = ("different anomaly", "lines that are not what an undisturbed run gives for their record")
     EXTRA_ANOMALY = ("extra anomaly", "lines of records that are no anomaly in an undisturbed run")
+    MISSING_ERROR = ("missing error", "error records that the pipeline has passed and that are in no object")
+    DIFFERENT_ERROR = ("different error", "error records that are not what an undisturbed run gives for their record")
+    EXTRA_ERROR = ("extra error", "error records of records that are none in an undisturbed run")
 
 
 @dataclass(slots=True)

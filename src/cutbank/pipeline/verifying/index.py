@@ -86,6 +86,16 @@ class Index:
                     shelf = self.shelves.setdefault((partition, run), {}).setdefault(chain, Shelf())
                     shelf.add(Position(position), digests[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES], number)
 
+    def meet(self, partition: str, run: int, position: Position, value: bytes) -> list[bool]:
+        """Of each chain that has the line of this record, whether it is the one that was published as `value`."""
+        found = []
+        for shelf in self.shelves.get((partition, run), {}).values():
+            at = shelf.find(position)
+            if at is not None:
+                shelf.met[at] = 1
+                found.append(self.same(shelf, at, value))
+        return found
+
     def same(self, shelf: Shelf, at: int, value: bytes) -> bool:
         """Whether an anomaly published as `value` is the line there, as its layout writes it."""
         number = shelf.layouts[at]
