@@ -12,11 +12,11 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-READ_BYTES_MIN = 16 << 10
+READ_BYTES_MIN = 8 << 10
 READ_BYTES_MAX = 1 << 20
 """Bounds of what one call of `receive` asks for, bytes."""
 
-_READ_SHARE = 16  # all partitions' reads together: at most this part of the limit
+_READ_SHARE = 20  # all partitions' reads together: at most this part of the limit
 _READ_FACTOR = 5  # memory that a received byte may take, until it is counted, and one that was read ahead
 
 

@@ -6,6 +6,7 @@ in that the text made of it again differs; `Rows.told` knows. Then `members` rea
 
 import json
 import re
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -44,7 +45,7 @@ class Rows(NamedTuple):
 
 def parts(lines: Sequence[bytes], *, bytes_max: int) -> Iterator[Sequence[bytes]]:
     """The lines in parts that exceed `bytes_max` by one line at most."""
-    ends = list(accumulate(map(len, lines)))
+    ends = array("q", accumulate(map(len, lines)))
     first, before = 0, 0
     while first < len(lines):
         stop = bisect_left(ends, before + bytes_max, lo=first) + 1
