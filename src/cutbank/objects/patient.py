@@ -6,8 +6,8 @@ Event-loop only; any number of callers.
 """
 
 import random
-from collections.abc import AsyncIterator
-from typing import Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Self, TypeVar
 
 from cutbank.clock import Clock
 from cutbank.errors import StoreUnavailable
@@ -15,7 +15,9 @@ from cutbank.objects.base import ObjectInfo, ObjectStore
 from cutbank.retry import RetryPolicy, retrying
 
 READ = RetryPolicy(attempts_max=8, delay_s_first=0.2, delay_s_max=10.0)
-"""Of each read, and of each stretch of a listing without a key."""
+"""Of each read that has failed, and of each stretch of a listing without a key."""
+
+T = TypeVar("T")
 
 
 class PatientStore:
@@ -45,11 +47,24 @@ class PatientStore:
 
     async def read(self, key: str) -> bytes:
         """As the protocol says."""
-        return await retrying(lambda: self._inner.read(key), policy=READ, clock=self._clock, rng=self._rng)
+        try:
+            return await self._inner.read(key)
+        except StoreUnavailable:
+            return await self._again(lambda: self._inner.read(key))
 
     async def exists(self, key: str) -> bool:
         """As the protocol says."""
-        return await retrying(lambda: self._inner.exists(key), policy=READ, clock=self._clock, rng=self._rng)
+        try:
+            return await self._inner.exists(key)
+        except StoreUnavailable:
+            return await self._again(lambda: self._inner.exists(key))
+
+    async def _again(self, ask: Callable[[], Awaitable[T]]) -> T:
+        await self._pause(1)
+        return await retrying(ask, policy=READ, clock=self._clock, rng=self._rng)
+
+    async def _pause(self, attempt: int) -> None:
+        await self._clock.sleep(self._rng.uniform(0.0, READ.delay_s_bound(attempt)))
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """As the protocol says."""
@@ -61,9 +76,9 @@ class PatientStore:
                     yield info
             except StoreUnavailable:
                 attempts += 1
-                if attempts == READ.attempts_max:
+                if attempts - 1 == READ.attempts_max:
                     raise
-                await self._clock.sleep(self._rng.uniform(0.0, READ.delay_s_bound(attempts)))
+                await self._pause(attempts)
             else:
                 return
 

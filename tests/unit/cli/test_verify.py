@@ -1,12 +1,19 @@
 """`cutbank verify`: what is wrong use is one line and exit code 2, before anything is read."""
 
+import os
+import pty
+import re
+import subprocess
+import sys
+import tty
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cutbank.cli.verify import parse_scope
 from cutbank.pipeline.verifying import Scope
-from sunk_root import MINUTES, at_ms, data_file, sunk
+from sunk_root import A_MINUTE, MINUTES, at_ms, data_file, sunk
 
 from .conftest import Run
 
@@ -139,3 +146,29 @@ def test_a_missing_object_of_the_newest_claim_may_yet_come(cutbank: Run, root: P
         assert code == 1
         assert "missing object" in out
         assert ("a sink that was killed puts it when it starts again" in out) == hint
+
+
+def test_a_bar_moves_on_a_terminal_and_nothing_is_said_elsewhere(root: Path) -> None:
+    """Rate and claims to go; the verdict is on standard output, where the bar is not."""
+    ours, theirs = pty.openpty()
+    tty.setraw(ours)
+    said = b""
+    with subprocess.Popen(
+        [sys.executable, "-m", "cutbank.cli", "verify", str(root)],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    ) as process:
+        os.close(theirs)
+        with suppress(OSError):  # the other end is closed
+            while piece := os.read(ours, 1 << 16):
+                said += piece
+        out, _ = process.communicate()
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"clean: every object" in out
+    assert b"\x1b" not in out
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", said).decode()
+    assert re.search(rf"claims .* {MINUTES}/{MINUTES} .*{MINUTES * A_MINUTE} lines, [\d,]+/s", text)
+    quiet = subprocess.run([sys.executable, "-m", "cutbank.cli", "verify", str(root)], capture_output=True, check=False)
+    assert (quiet.returncode, quiet.stderr) == (0, b"")

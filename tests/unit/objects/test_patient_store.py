@@ -91,11 +91,11 @@ def test_in_the_end_it_is_the_stores_error(memory: MemoryStore, clock: ManualClo
             inner.calls = 0
             with pytest.raises(StoreUnavailable, match="slow down"):
                 await asked
-            assert inner.calls == READ.attempts_max
+            assert inner.calls == 1 + (READ.attempts_max or 0)
         inner.calls = 0
         with pytest.raises(StoreUnavailable, match="slow down"):
             await anext(store.list("k/"))
-        assert inner.calls == READ.attempts_max
+        assert inner.calls == 1 + (READ.attempts_max or 0)
 
     simulate(run(), clock=clock)
 

@@ -30,6 +30,9 @@ CLAIMS_BYTES_MAX = 64 << 20
 AHEAD_MAX = 32
 """Most claims, and most objects, that are asked for ahead: on S3 each takes a round trip."""
 
+SMALL_BYTES = 16 << 10
+"""What is no larger is unpacked and looked into without a thread, which would take longer than it does."""
+
 CLAIM_BYTES = 4 << 10
 """Memory of the smallest claim, decoded."""
 
@@ -238,7 +241,11 @@ class Ahead:
     async def _fetch(self, claim: Claim, read: ReadObject) -> Unpacked:
         body = await self._store.read(read.item.key)
         self._outgrown(read, len(body))
-        found = await asyncio.get_running_loop().run_in_executor(self._unpacker, unpack, claim, read.item, body)
+        if len(body) <= SMALL_BYTES:
+            found = unpack(claim, read.item, body)
+        else:
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._unpacker, unpack, claim, read.item, body)
         if found.inside is not None and found.inside is not body:
             self._outgrown(read, len(body) + len(found.inside))
         return found

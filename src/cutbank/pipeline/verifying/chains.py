@@ -19,7 +19,16 @@ from cutbank.errors import ObjectMissing, PartitionStopped
 from cutbank.objects.base import ObjectStore
 from cutbank.pipeline.findings import Findings
 from cutbank.pipeline.sinking.claims import MARKS_MAX, Birth, ChainId, Claim, DataObject, Mark, decode
-from cutbank.pipeline.verifying.ahead import Ahead, ReadClaim, ReadObject, Step, Whole, claim_weight, read_claim
+from cutbank.pipeline.verifying.ahead import (
+    SMALL_BYTES,
+    Ahead,
+    ReadClaim,
+    ReadObject,
+    Step,
+    Whole,
+    claim_weight,
+    read_claim,
+)
 from cutbank.pipeline.verifying.claimed import Claimed, Summary, as_keys, wrong_name
 from cutbank.pipeline.verifying.faults import ChainAccount, Fault
 from cutbank.pipeline.verifying.index import Anomalies
@@ -239,13 +248,13 @@ class ChainAudit:
         assert self._open is not None, "a claim ends after it has begun"
         opened, self._open = self._open, None
         claim = opened.claim
-        summary = await self._checked(opened.summed_up)
+        summary = await self._checked(opened.bytes, opened.summed_up)
         if summary.suspect or opened.below(summary, self._marks):
-            await self._checked(partial(self._name_lines, opened))
+            await self._checked(opened.bytes, partial(self._name_lines, opened))
         self._advance(opened, summary)
         if self._observer is not None:
             minute_ms = 0 if self._before is None else self._before.minute_ms
-            anomalies = await self._checked(partial(opened.anomalies, summary))
+            anomalies = await self._checked(opened.bytes, partial(opened.anomalies, summary))
             await self._observer.observe(
                 Examined(claim, minute_ms if self._linked else None, anomalies, opened.given_up)
             )
@@ -254,7 +263,10 @@ class ChainAudit:
         self._ahead.claims.free(claim_weight(claim))
         self._listener.claim_done(claim)
 
-    async def _checked(self, work: Callable[[], T]) -> T:
+    async def _checked(self, size: int, work: Callable[[], T]) -> T:
+        """What is done with so many bytes of lines, in the thread that is for it, or at once."""
+        if size <= SMALL_BYTES:
+            return work()
         return await asyncio.get_running_loop().run_in_executor(self._checker, work)
 
     def _link(self, claim: Claim) -> bool:
@@ -293,7 +305,9 @@ class ChainAudit:
             return
         self.account.objects += 1
         self.account.bytes += len(unpacked.body)
+        size = len(unpacked.body if unpacked.inside is None else unpacked.inside)
         found = await self._checked(
+            size,
             partial(
                 look,
                 claim,
@@ -303,10 +317,11 @@ class ChainAudit:
                 expelled=opened.expelled,
                 clocks_apart_ms=self._clocks_apart_ms,
                 digests=self._observer is not None,
-            )
+            ),
         )
         opened.clean = self._note(item, found) and opened.clean
         opened.tables.append((item, found.table))
+        opened.bytes += size
         self._listener.object_done(len(found.table))
 
     def _note(self, item: DataObject, found: Found) -> bool:

@@ -59,6 +59,8 @@ class Claimed:
     """Whether an anomaly can't be in it, by its marks."""
     names: Names = field(default_factory=Names)
     tables: list[tuple[DataObject, Table]] = field(default_factory=list)
+    bytes: int = 0
+    """Of its lines."""
     clean: bool = True
     """Every object is as claimed."""
 

@@ -23,7 +23,7 @@ from cutbank.records import Position
 DIGEST_BYTES = 16
 """Of a line: two different ones share it once in 2**64 pairs."""
 
-ONE_BY_ONE = 8
+ONE_BY_ONE = 16
 """Fewer lines than this are not worth reading at once."""
 
 Key = tuple[int, Position, int]
