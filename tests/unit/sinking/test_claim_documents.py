@@ -116,6 +116,15 @@ def test_a_claim_that_contradicts_itself_is_none(changes: dict[str, Any]) -> Non
         example(**changes)
 
 
+@pytest.mark.parametrize("value", ["x", "x/y/z", ""])
+def test_a_partition_value_with_other_parts_than_there_are_keys_stops_the_partition_and_no_more(value: str) -> None:
+    keyed = Layout(prefix="!{partitionKeyFromQuery:a}/!{partitionKeyFromQuery:b}/", partition_keys=("a", "b"))
+    document = orjson.loads(encode(example(layout=keyed, partition_values=("x/y",))))
+    document["partition_values"] = [value]
+    with pytest.raises(PartitionStopped, match="a part for each partition key"):
+        decode(json.dumps(document).encode(), Claim, key=example().key)
+
+
 @pytest.mark.parametrize("key", ["", "../x", "/x", "_cutbank/x", "a//b"])
 def test_a_claim_names_no_object_outside_the_data(key: str) -> None:
     with pytest.raises(ValidationError):

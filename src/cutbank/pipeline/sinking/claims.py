@@ -261,6 +261,8 @@ class Claim(_Document):
                 raise ValueError("partition values belong to objects and a layout with partition keys")
         elif len(self.objects) - len(self.partition_values) not in (0, 1):
             raise ValueError("a claim has an object for each partition value, and at most one for the rest")
+        elif any(value.count("/") != len(self.layout.partition_keys) - 1 for value in self.partition_values):
+            raise ValueError("a partition value has a part for each partition key, with slashes between them")
         return self
 
     @property
