@@ -9,6 +9,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import orjson
 import pytest
 
 from cutbank.errors import ObjectUnreadable
@@ -158,6 +159,14 @@ def test_a_string_that_reads_as_json_of_another_type_becomes_that() -> None:
     line = b'{"a":"12","b":"","c":"null","d":"[x","e":"-","f":"true story"}'
     (back,) = lines(layout, render(layout, [line]).body)
     assert json.loads(back) == {"a": 12, "b": None, "c": "null", "d": "[x", "e": "-", "f": "true story"}
+
+
+def test_a_string_that_reads_as_json_over_several_rows_is_one_line() -> None:
+    layout = Layout(format="csv", columns=("a", "b"))
+    (back,) = lines(layout, render(layout, [orjson.dumps({"a": "[1,\r\n2]", "b": "[x,\n2]"})]).body)
+    assert b"\n" not in back
+    assert b"\r" not in back
+    assert json.loads(back) == {"a": [1, 2], "b": "[x,\n2]"}
 
 
 def test_csv_is_what_other_readers_take_for_csv() -> None:

@@ -19,6 +19,7 @@ from cutbank.errors import ObjectUnreadable
 from cutbank.pipeline.sinking.claims import OTHER_FIELDS
 from cutbank.pipeline.sinking.json_rows import is_told, members, read, unquoted
 
+_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r\n)')
 
 
@@ -134,5 +135,5 @@ def _json(cell: str) -> bytes:
         except orjson.JSONDecodeError:
             pass
         else:
-            return text
+            return text.translate(_BREAKS)  # between its parts: a line has none
     return orjson.dumps(cell)
