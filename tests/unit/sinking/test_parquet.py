@@ -142,6 +142,7 @@ def test_duckdb_reads_names_types_and_values(packed: str, tmp_path: Any) -> None
         ("timestamp", '"2026-11-22T23:00:00Z"', None),
         ("timestamp", '"2026-02-30T23:00:00.123Z"', None),
         ("timestamp", '"2026-11-22T23:00:60.123Z"', None),
+        ("timestamp", '"2026-11-22T24:00:00.000Z"', None),
         ("timestamp", '"NaT"', None),
         ("timestamp", "1", None),
         ("source", '{"run":1}', None),

@@ -22,7 +22,8 @@ INTEGERS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64}
 FLOATS = frozenset({"REAL", "FLOAT", "DOUBLE"})
 
 _EXACT_MAX = 1 << 53
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+"""No time is of the hour 24: Python 3.14 and later read T24:00:00 as the next day's beginning, which shows as T00."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 
