@@ -3,9 +3,11 @@
 import builtins
 import io
 import random
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -272,6 +274,40 @@ def test_damage_is_told(packed: str) -> None:
     for other in (b"plain text", b"PAR1PAR1", b"PAR1" + bytes(100) + b"PAR1"):
         with pytest.raises(ObjectUnreadable, match="no sound Parquet file"):
             content(layout, other)
+
+
+@pytest.mark.parametrize(
+    ("bound", "damaged"),
+    [
+        (struct.pack("<d", 907.5), struct.pack("<d", 8.5)),
+        (struct.pack("<d", -0.25), struct.pack("<d", 0.25)),
+        (b"a-text-that-is-the-least", b"z-text-that-is-the-least"),
+        (b"PAR1", b"PAR2"),
+    ],
+    ids=["greatest", "least", "text", "beginning"],
+)
+def test_a_footer_that_hides_rows_from_engines_is_told(bound: bytes, damaged: bytes, tmp_path: Path) -> None:
+    """No checksum covers it, and every row can still be read there."""
+    doubles = [-0.25, 3.5, None, 907.5]
+    texts = [
+        orjson.dumps({**WHOLE, "double": value, "varchar": f"{'az'[n > 0]}-text-that-is-the-least", "source": source})
+        for n, (value, source) in enumerate(zip(doubles, [SOURCE, None, SOURCE, SOURCE], strict=True))
+    ]
+    rendered = render(EVERY, texts)
+    item, body = rendered.described("k"), rendered.body
+    assert is_content_of(EVERY, item, body)
+    # The values themselves come first, and a page's own bounds.
+    footer = 0 if bound == parquet.MAGIC else len(body) - 8 - int.from_bytes(body[-8:-4], "little")
+    assert bound in body[footer:]
+    changed = body[:footer] + body[footer:].replace(bound, damaged, 1 if not footer else -1)
+    if bound == struct.pack("<d", 907.5):
+        (path := tmp_path / "x.parquet").write_bytes(changed)
+        with duckdb.connect() as db:
+            count = db.sql(f"SELECT count(*) FROM '{path}' WHERE double > 100")  # noqa: S608  # our own file
+            assert count.fetchall() == [(0,)]
+    assert not is_content_of(EVERY, item, changed)
+    with pytest.raises(ObjectUnreadable, match=r"its footer does not tell the values of|does not begin as one"):
+        content(EVERY, changed)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from cutbank.pipeline.sinking.claims import OTHER_FIELDS, Layout
 from cutbank.pipeline.sinking.column_values import FLOATS, INTEGERS, SOURCE_FIELDS, is_whole, shown, typed
 from cutbank.pipeline.sinking.json_rows import PART_BYTES, is_told, members, parts, read
 from cutbank.pipeline.sinking.packing import GZIP_LEVEL, PACK_BYTES, ZSTD_LEVEL
+from cutbank.pipeline.sinking.parquet_bounds import Bounds
 
 ROW_GROUP_BYTES = 16 << 20
 """Lines of one row group, bytes: large enough for engines to skip through, small enough to be held twice."""
@@ -146,14 +147,20 @@ def contents(layout: Layout, body: bytes) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not body.startswith(MAGIC):
+        raise ObjectUnreadable("the object is no sound Parquet file: it does not begin as one")
     try:
         file = pq.ParquetFile(pa.BufferReader(body), page_checksum_verification=True)
         found = file.schema_arrow
         if not found.equals(schema(layout)):
             raise ObjectUnreadable(f"its columns are not those of the claim: {', '.join(found.names)[:200]}")
         plain = orjson.loads((file.metadata.metadata or {}).get(_PLAIN_COLUMNS, b"[]"))
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-            yield _content(layout, batch, dict.fromkeys(plain, True))
+        for group in range(file.num_row_groups):
+            bounds = Bounds()
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False):
+                bounds.add(batch)
+                yield _content(layout, batch, dict.fromkeys(plain, True))
+            bounds.check(file.metadata.row_group(group))
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise ObjectUnreadable(f"the object is no sound Parquet file: {str(error)[:200]}") from None
 
