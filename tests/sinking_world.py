@@ -36,7 +36,7 @@ STREAM = "anomalies"
 PIPELINE = "p"
 CHAIN = ChainId(PIPELINE, STREAM, "0")
 FIRST_MINUTE_MS = START_MS - START_MS % MINUTE_MS + MINUTE_MS
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 """Real seconds after which a wait has failed."""
 
 
