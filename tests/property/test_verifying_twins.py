@@ -5,6 +5,7 @@ import hashlib
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ ERRORS = st.builds(error_record, st.integers(0, 40))
 RAW = st.sampled_from(
     [b"", b"{", b"junk", b"12", b"[{}]", b"null", b"\xff", b"{}", b'{"SOURCE":null}', b' {"a":1}', b'{"a":\r1}']
 )
+ODD_SCORES = [b"true", b"null", b'"1"', b"[]", b"-1", b"1e300", b"18446744073709551615", b"1e3"]
 TAIL = anomaly(7)[anomaly(7).index(b',"ROWTIME"') :]
 PIECES = st.sampled_from(
     [
@@ -82,6 +84,18 @@ def spoilt(draw: st.DrawFn) -> bytes:
             del line[at]
     return bytes(line).replace(b"\n", b"")
 
+
+PLAIN = st.builds(
+    lambda number, source, score, second: anomaly(
+        number, source=source, score=score, at_ms=FIRST_MINUTE_MS + second * 1000, columns={"id": "a"}
+    ),
+    st.integers(0, 2000),
+    st.sampled_from("000001"),
+    st.sampled_from([1.5, 1.25, 2.0, 2]),
+    st.sampled_from([5, 6, 7, 8, 9, 10, 15]),
+)
+MANY_PLAIN = st.lists(PLAIN, min_size=20, max_size=60)
+"""As most objects are: all of them are read by their ends."""
 
 LINES = st.lists(st.one_of(GOOD, GOOD, GOOD, GOOD, ERRORS, RAW, BUILT, spoilt()), max_size=40)
 MANY_GOOD = st.lists(GOOD, min_size=1, max_size=60)
@@ -172,6 +186,40 @@ def test_an_object_as_claimed_is_clean_in_a_hurry_exactly_when_it_is_line_by_lin
     agree(*claim_of(texts, layout, minute_ms=MINUTE_MS - early_ms, count=count))
 
 
+@given(texts=MANY_PLAIN, swapped=st.integers(0, 58), by=st.integers(1, 3), odd=st.sampled_from([b"", b"", *ODD_SCORES]))
+@settings(max_examples=200, deadline=None)
+def test_an_object_with_two_lines_out_of_order_or_an_odd_score(
+    *, texts: list[bytes], swapped: int, by: int, odd: bytes
+) -> None:
+    texts = ordered(texts)
+    one, other = swapped % len(texts), (swapped + by) % len(texts)
+    texts[one], texts[other] = texts[other], texts[one]
+    if odd:
+        texts[one] = texts[one].replace(b'"ANOMALY_SCORE":', b'"ANOMALY_SCORE":%s,"x":' % odd)
+    agree(*claim_of(texts, Layout(), minute_ms=MINUTE_MS, count=len(texts)))
+
+
+@given(MANY_PLAIN)
+@settings(max_examples=60, deadline=None)
+def test_plain_lines_are_read_by_their_ends_as_they_are_one_by_one(texts: list[bytes]) -> None:
+    names = Names()
+    maker = TableMaker(names, digests=True)
+    maker.add(texts)
+    assert rows(maker.table(), names) == one_by_one(texts)
+    said = tails_of(texts)
+    assert said == [(second, score, source) for second, score, source, _ in one_by_one(texts)]
+
+
+@pytest.mark.parametrize("odd", [b"/", b":", b"0", b"9", b".", b",", b'"', b"{", b"}", b"\\", b" ", b"\r", b"a", b"-"])
+def test_every_byte_of_an_end_counts(odd: bytes) -> None:
+    good = anomaly(1234, source="0")
+    for at in range(good.index(b'"ANOMALY_SCORE"'), len(good)):
+        texts = [good, good[:at] + odd + good[at + 1 :], good]
+        said = tails_of(texts)
+        if said is not None:
+            assert said == [(second, score, source) for second, score, source, _ in one_by_one(texts)], at
+
+
 @given(MANY_GOOD)
 @settings(max_examples=60, deadline=None)
 def test_what_a_sink_has_ordered_is_clean(texts: list[bytes]) -> None:
@@ -211,11 +259,17 @@ def test_a_table_says_what_the_lines_say(texts: list[bytes]) -> None:
 @given(st.lists(st.one_of(GOOD, GOOD, GOOD, BUILT, spoilt()), min_size=1, max_size=12))
 @settings(max_examples=300, deadline=None)
 def test_the_end_of_a_line_says_what_the_line_says(texts: list[bytes]) -> None:
+    said = tails_of(texts)
+    assert said in (None, [(second, score, source) for second, score, source, _ in one_by_one(texts)])
+
+
+def tails_of(texts: list[bytes]) -> list[Any] | None:
+    """What is read from the lines' ends."""
     names = Names()
     tails = read_tails(texts, names.number)
     if tails is None:
-        return
-    said = [
+        return None
+    return [
         (second, score, source_of(names, name, (run, Position(position), ordinal)))
         for second, score, name, run, position, ordinal in zip(
             tails.seconds.tolist(),
@@ -227,7 +281,6 @@ def test_the_end_of_a_line_says_what_the_line_says(texts: list[bytes]) -> None:
             strict=True,
         )
     ]
-    assert said == [(second, score, source) for second, score, source, _ in one_by_one(texts)]
 
 
 def test_lines_as_the_scorer_writes_them_are_read_by_their_ends_and_errors_together() -> None:

@@ -74,6 +74,14 @@ def doubled_in_its_object_and_claimed(root: Path) -> None:
     rewrite(root, claims(root)[1], objects=(described(root, 1, path.read_bytes().splitlines()),))
 
 
+def anothers_line_and_claimed(root: Path) -> None:
+    """By a sink that kept what is another pipeline's."""
+    path = data_file(root)
+    edit(path, lambda lines: [*lines[:-1], lines[-1].replace(b'"pipeline":"p"', b'"pipeline":"q"')])
+    last = claims(root)[1]
+    rewrite(root, last, objects=(described(root, 1, path.read_bytes().splitlines()),))
+
+
 def cut_object(root: Path) -> None:
     path = data_file(root)
     path.write_bytes(path.read_bytes()[:-50])
@@ -293,6 +301,12 @@ class TestChains:
         raised = mark.model_copy(update={"position": Position(mark.position + 9)})
         rewrite(root, last, marks_after=(raised, *last.marks_after[1:]))
         assert names(audited(root)) == {"wrong marks"}
+
+    def test_a_line_of_another_pipeline(self, root: Path) -> None:
+        anothers_line_and_claimed(root)
+        verdict = audited(root)
+        assert names(verdict) == {"foreign line", "wrong marks"}  # without it the marks are not those of the lines
+        assert [finding.count for finding in verdict.findings if finding.kind.label == "foreign line"] == [1]
 
     def test_another_count_with_the_right_bytes(self, root: Path) -> None:
         claim = claims(root)[1]
