@@ -89,7 +89,7 @@ PLAIN = st.builds(
     lambda number, source, score, second: anomaly(
         number, source=source, score=score, at_ms=FIRST_MINUTE_MS + second * 1000, columns={"id": "a"}
     ),
-    st.integers(0, 2000),
+    st.integers(1000, 2000),
     st.sampled_from("000001"),
     st.sampled_from([1.5, 1.25, 2.0, 2]),
     st.sampled_from([5, 6, 7, 8, 9, 10, 15]),

@@ -209,13 +209,13 @@ class TestEnds:
     def test_lines_of_more_sources_than_are_told_apart_are_read_in_another_way(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        texts = [anomaly(1000 + number, source=str(number % 3)) for number in range(30)]
+        texts = [anomaly(1000 + number, source=str(number % 3)) for number in range(60)]
         assert tails.read_tails(texts, tables.Names().number) is not None
         monkeypatch.setattr(tails, "ENDS_MAX", 2)
         assert tails.read_tails(texts, tables.Names().number) is None
         maker = tables.TableMaker(tables.Names(), digests=False)
         maker.add(texts)
-        assert len(maker.table()) == 30
+        assert len(maker.table()) == 60
 
     def test_ends_that_are_kept_are_bounded(self) -> None:
         for number in range(tails.ENDS_KEPT + 10):

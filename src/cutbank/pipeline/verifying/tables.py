@@ -102,16 +102,18 @@ class TableMaker:
         self._names = names
         self._digests = digests
         self._reader = LineReader()
+        self._by_ends = True
         self._parts: list[Table] = []
 
     def add(self, texts: Sequence[bytes]) -> None:
         """The next lines as they stand in the content, at least one."""
         many = len(texts) >= ONE_BY_ONE
-        tails = read_tails(texts, self._names.number) if many else None
+        tails = read_tails(texts, self._names.number) if many and self._by_ends else None
         found = read_many(texts) if many and tails is None else None
         if tails is not None:
             self._parts.append(self._of_tails(tails, texts))
         elif found is not None:
+            self._by_ends = False  # nothing is odd but their ends, and the next lines' will be so too
             self._parts.append(self._of_lines(found))
         elif len(texts) >= 2 * ONE_BY_ONE:
             # Half by half, so that one odd line among many costs a few others.

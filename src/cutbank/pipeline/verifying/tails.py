@@ -92,7 +92,7 @@ def _read(texts: Sequence[bytes], scores: Sequence[float], number: Callable[[str
     positions = np.empty(count, dtype=np.uint64)
     found = Tails(scores, seconds, names, runs, positions, ordinals)
     left: NDArray[np.int64] | None = None  # all of them
-    for _ in range(ENDS_MAX):
+    for tried in range(ENDS_MAX):
         chosen = texts if left is None else [texts[index] for index in left.tolist()]
         end = _end_of(chosen[0])
         table = None if end is None else _table(end, chosen)
@@ -107,6 +107,8 @@ def _read(texts: Sequence[bytes], scores: Sequence[float], number: Callable[[str
         if isinstance(rows, slice):
             return found
         left = np.flatnonzero(~rows) if left is None else left[~rows]
+        if tried == 1 and (count - len(left)) * ENDS_MAX < 2 * count:
+            return None  # two ends are so few of the lines that there must be too many
     return None
 
 
