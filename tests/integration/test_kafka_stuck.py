@@ -31,6 +31,8 @@ from cutbank_sink.app import SERVICE as SINK
 WAIT_S_MAX = 180.0
 NOTICED_S_MAX = 30.0
 LOOK_S = 0.02
+PARTITIONS = {"scorer": 1, "sink": 2}
+"""Of trades; of anomalies and errors."""
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,12 @@ class Watched:
         self._running = asyncio.ensure_future(service.run(service.settings.load(environ), self._runtime))
 
     async def at_work(self) -> None:
-        """Until it is ready and holds its partition."""
+        """Until it is ready and holds its partitions."""
+        held = PARTITIONS[self._role]
         await self._until(
             lambda: (
-                self._runtime.health.is_ready and self._metrics.value("cutbank_partitions_held", role=self._role) == 1
+                self._runtime.health.is_ready
+                and self._metrics.value("cutbank_partitions_held", role=self._role) == held
             )
         )
 
