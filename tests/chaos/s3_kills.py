@@ -92,8 +92,15 @@ async def kills(stage: S3Stage, times: int) -> None:
     await stage.sinks_at_work("the kills")
     if times >= 2 * len(SPOTS):
         stage.findings += [
-            f"no kill fell {fell}: not tested" for fell in NEEDED if not stage.happened[f"killed {fell}"]
+            f"no kill fell {fell}: not tested"
+            for fell in NEEDED
+            # Few layouts have several objects: among few kills chance decides, and `many_values` aims at them.
+            if not stage.happened[f"killed {fell}"] and (fell != MANY or times >= MANY_KILLS)
         ]
+
+
+MANY_KILLS = 100
+"""So many kills fall between the objects of a claim too."""
 
 
 async def many_values(stage: S3Stage, times: int) -> None:
