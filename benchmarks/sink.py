@@ -49,7 +49,8 @@ from object_servers.proxy import FaultProxy
 from object_servers.requests import SLOW_DOWN, Action, Fault, Rule, S3Request, What
 
 MIB = 1 << 20
-RECORDS = 1_000_000
+RECORDS = 3_000_000
+"""About fifty objects: what a stretch waits for at the start and at the end is a few percent of it."""
 ROUNDS = 3
 HELD_BYTES_MAX = SinkConfig(pipeline=SPEC.name, stream=STREAM).held_bytes_max
 OFFERED_S, OFFERED_RECORDS_PER_S = 300, 5_000
