@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 READ_BYTES_MIN = 8 << 10
-READ_BYTES_MAX = 1 << 20
+READ_BYTES_MAX = 4 << 20
 """Bounds of what one call of `receive` asks for, bytes."""
 
 _READ_SHARE = 20  # all partitions' reads together: at most this part of the limit

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 RECEIVE = RetryPolicy()
 """The transport's reads; after the last failure the partition is taken up again from the start."""
 
-RECEIVE_RECORDS_MAX = 8192
+RECEIVE_RECORDS_MAX = 16_384
 """Records asked for in one read."""
 
 IN_THREAD_RECORDS = 256
