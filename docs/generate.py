@@ -39,6 +39,7 @@ def pages() -> dict[str, str]:
         "limits.md": made_by("limits"),
         "reliability.md": made_by("reliability", made_by("reliability_kafka"), made_by("reliability_s3")),
         "kafka-figures.md": made_by("kafka_figures"),
+        "sink-figures.md": made_by("sink_figures"),
     }
 
 

@@ -32,7 +32,9 @@ def generated() -> dict[str, str]:
     return pages
 
 
-@pytest.mark.parametrize("name", ["settings.md", "metrics.md", "limits.md", "reliability.md"])
+@pytest.mark.parametrize(
+    "name", ["settings.md", "metrics.md", "limits.md", "reliability.md", "kafka-figures.md", "sink-figures.md"]
+)
 def test_generated_pages_are_fresh(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generated()[name], "run: make docs"
 
@@ -58,6 +60,14 @@ def test_the_readme_counts_the_kills_of_the_last_long_runs() -> None:
     assert s3["short"] == ("in a shorter one" in text)
     for name in ("lost", "repeated", "different"):
         assert simulation[name] == chaos[name] == 0
+
+
+def test_the_readme_has_the_sink_s_speed_of_its_last_benchmark() -> None:
+    found = json.loads((ROOT / "docs/results/bench-sink.json").read_text())["throughput"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    share = f"{found['share_of_gzip_alone']:.2f}".removeprefix("0")
+    assert f"{share} of what gzip alone does" in text
+    assert f"| {round(found['gzip_records_per_s'], -3):,} |" in text
 
 
 def test_the_last_long_run_on_kafka_kept_every_promise_and_caught_every_bug() -> None:
