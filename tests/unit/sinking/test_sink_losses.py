@@ -1,5 +1,7 @@
 """What a sink says loudly: another stream under the same name, records past retention, damaged chains."""
 
+import asyncio
+import random
 import re
 import sqlite3
 from pathlib import Path
@@ -8,13 +10,14 @@ import orjson
 import pytest
 
 from cutbank.errors import AnotherStream, ObjectsLost, PartitionStopped, PositionLost, StateLost
-from cutbank.pipeline.sinking import inspect
+from cutbank.pipeline.sinking import SinkConfig, inspect
 from cutbank.pipeline.sinking.claims import DOCUMENT_BYTES_MAX, Claim, Layout, encode
 from cutbank.pipeline.sinking.layout import object_key
+from cutbank.pipeline.sinking.worker import Sink
 from cutbank.records import Partition, Position
 from cutbank.testing.faults import Crashed
 from cutbank.transports.base import StreamConfig
-from sinking_world import CHAIN, FIRST_MINUTE_MS, STREAM, World, anomaly, crashing, ids
+from sinking_world import CHAIN, FIRST_MINUTE_MS, PIPELINE, STREAM, World, anomaly, crashing, ids
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -54,6 +57,26 @@ async def test_a_stream_made_again_under_the_same_name_is_another_stream(world: 
     await world.publish(anomaly(2), minute=1)
     await stops_with(world, AnotherStream, "another stream has taken this name.*Give the new stream another name")
     assert ids(await world.lines()) == [1]
+
+
+async def test_a_second_cluster_with_more_partitions_begins_none_of_its_own_chains(world: World) -> None:
+    """On the same root: the partitions that the first one has not got are none of its, and stop as well."""
+    await world.publish(anomaly(1), minute=0)
+    await world.sink_all()
+    await world.transport.delete(STREAM)
+    await world.transport.ensure(StreamConfig(STREAM, partitions=2))
+    config = SinkConfig(pipeline=PIPELINE, stream=STREAM)
+    sink = Sink(world.transport, world.store, config, clock=world.clock, metrics=world.metrics, rng=random.Random(1))
+    async with world.transport.consumer("p.sink", [STREAM]) as consumer:
+        stopped = []
+        async for event in consumer.events():
+            with pytest.raises(AnotherStream, match=r"chain p/anomalies/0 was begun on .*another store URL"):
+                await sink.work(event.lease, asyncio.Event())
+            stopped.append(event.lease.partition.id)
+            if len(stopped) == 2:
+                break
+    assert sorted(stopped) == ["0", "1"]
+    assert not await world.store.exists(CHAIN._replace(partition="1").birth_key)
 
 
 async def test_an_object_that_is_there_with_other_content_is_never_taken_for_the_claims(world: World) -> None:

@@ -46,7 +46,14 @@ class Chain:
 
     async def birth(self) -> Birth | None:
         """The chain's birth; None: there is none."""
-        key = self.id.birth_key
+        return await self._birth_of(self.id)
+
+    async def sibling_birth(self, partition: str) -> Birth | None:
+        """The birth of the chain of another partition of the same stream; None: there is none."""
+        return await self._birth_of(self.id._replace(partition=partition))
+
+    async def _birth_of(self, chain: ChainId) -> Birth | None:
+        key = chain.birth_key
         if not await self._patience.store(lambda: self._store.exists(key), operation="look up birth"):
             return None
         body = await self._patience.store(lambda: self._found(key), operation="read birth")

@@ -33,7 +33,8 @@ PATH_CHARACTERS_MAX = 256
 _ANOMALY = itemgetter("ANOMALY_SCORE", "ROWTIME", "SOURCE")
 _ERROR = itemgetter("ERROR_TIME", "SOURCE")
 _SOURCE = itemgetter("pipeline", "stream", "partition", "run", "position", "ordinal")
-_NUMBERS = frozenset({int, float})
+_NUMBERS = {int, float}
+_FLOATS = {float}
 _INTEGERS = {int}
 _STRINGS = {str}
 _POSITION_END = 1 << 64
@@ -127,8 +128,11 @@ def _anomalies(texts: Sequence[bytes], size: int, partition_keys: Sequence[str])
     except KeyError:
         return _errors(texts, size, partition_keys)
     scores, rowtimes, sources = zip(*found, strict=True)
-    if not set(map(type, scores)) <= _NUMBERS:
+    kinds = set(map(type, scores))
+    if not kinds <= _NUMBERS:
         return None
+    if kinds != _FLOATS:
+        scores = tuple(map(float, scores))
     return _of_sources(texts, size, _seconds(rowtimes), scores, sources, paths)
 
 

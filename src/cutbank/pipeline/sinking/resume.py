@@ -106,14 +106,22 @@ class Resumption:
         partition = self._lease.partition
         start = await self._transport.position_at(partition, self._config.start)
         info = await self._transport.describe(partition.stream)
+        # A second cluster may have more partitions: one that is new here must not begin beside another stream's chains.
+        first = info.partitions[0].partition
+        if first != partition:
+            self._of_this_stream(await self._chain.sibling_birth(first.id), info.identity)
         return await self._chain.bear(start=start, identity=info.identity)
 
     async def _described(self, birth: Birth) -> PartitionInfo:
         partition = self._lease.partition
         info = await self._transport.describe(partition.stream)
-        if info.identity != birth.identity:
-            raise self._another(f"it is {info.identity}, the chain was begun on {birth.identity}")
+        self._of_this_stream(birth, info.identity)
         return next(part for part in info.partitions if part.partition == partition)
+
+    def _of_this_stream(self, birth: Birth | None, identity: str) -> None:
+        """Raises AnotherStream where a chain was begun on a stream of another identity."""
+        if birth is not None and birth.identity != identity:
+            raise self._another(f"it is {identity}, chain {birth.chain} was begun on {birth.identity}")
 
     async def _same_records(self, claim: Claim, part: PartitionInfo) -> None:
         """Where the claim's first record is still retained, it has to be the one that the claim saw."""

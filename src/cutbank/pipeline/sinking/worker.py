@@ -211,7 +211,13 @@ class _Worker:
         if len(batch) < IN_THREAD_RECORDS:
             await self._take(batch, 0)
         else:
-            self._next, _ = await asyncio.gather(self._read_ahead(), self._take(batch, 0))
+            ahead = asyncio.create_task(self._read_ahead(), name=f"read ahead {self._lease.partition}")
+            try:
+                await self._take(batch, 0)
+                self._next = await ahead
+            finally:
+                ahead.cancel()
+                await asyncio.wait({ahead})
         await self._gauges.tell(batch)
         await self._commit_quiet()
 
