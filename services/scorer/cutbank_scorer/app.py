@@ -64,6 +64,7 @@ SERVICE = Service(
         "cutbank score",
         "cutbank score --spec cutbank.toml --emit all",
         "cutbank score --transport-url local:///var/lib/cutbank/log.db --state-url file:///var/lib/cutbank/state",
+        "cutbank score --transport-url kafka://broker:9092 --state-url 's3://my-bucket/state?region=eu-west-1'",
         "cutbank score --on-lost-state new_run",
     ),
     settings=ScorerSettings,

@@ -73,6 +73,7 @@ SERVICE = Service(
     examples=(
         "cutbank sink",
         "cutbank sink --spec cutbank.toml --store-url file:///var/lib/cutbank/anomalies",
+        "cutbank sink --store-url 's3://my-bucket/anomalies?region=eu-west-1' --compression gzip",
         "cutbank sink --grace-ms 500 --stretch-bytes-max 67108864",
         "cutbank sink --accept-lost",
     ),

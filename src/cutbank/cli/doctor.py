@@ -140,5 +140,9 @@ doctor = Command(
         click.Option(["--store-url"], metavar="TEXT", help="The sink's object store; default: as the sink."),
         click.Option(["--state-url"], metavar="TEXT", help="The scorer's snapshots; default: as the scorer."),
     ],
-    examples=("cutbank doctor", "cutbank doctor --spec cutbank.toml --store-url file:///var/lib/cutbank/anomalies"),
+    examples=(
+        "cutbank doctor",
+        "cutbank doctor --spec cutbank.toml --store-url file:///var/lib/cutbank/anomalies",
+        "cutbank doctor --store-url 's3://my-bucket/anomalies?region=eu-west-1'",
+    ),
 )
