@@ -63,7 +63,7 @@ async def test_a_wait_is_given_up_when_nothing_has_moved_for_so_long() -> None:
     assert not waiting.done(), "it moved at 30 s"
     await clock.advance(2 * POLL_S)
     assert await waiting is False
-    assert waits._faults[0].startswith("4 records are not scored: the sink has not moved for 60 s")
+    assert waits._faults[0].startswith("4 records are not scored: the sink has not moved for 180 s")
 
 
 async def test_the_sink_is_flushed_so_often_and_then_it_is_a_fault() -> None:

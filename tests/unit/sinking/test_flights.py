@@ -64,6 +64,15 @@ class Receives:
         return result
 
 
+async def landed(world: World, running: Running) -> None:
+    """All is committed, and no longer held: that ends a moment after the commit is seen."""
+
+    async def all_landed() -> bool:
+        return await world.all_committed() and running.sink.held_bytes == 0
+
+    await world.until(all_landed, running)
+
+
 class Failing:
     """Around a store or a transport: from `begin` on, this call ends with this error."""
 
@@ -177,8 +186,7 @@ async def test_a_claim_of_somebody_else_drops_what_was_read_ahead(world: World, 
         await world.sink_all(group="another", stretch_records_max=SIZE + 2)
         before = await world.objects()
         gate.open.set()
-        await world.until(world.all_committed, running)
-        assert running.sink.held_bytes == 0
+        await landed(world, running)
     assert await world.objects() == before
     adopted = world.metrics.counts["cutbank_claims_adopted_total"]
     assert adopted >= 1
@@ -206,8 +214,7 @@ async def test_a_claim_of_somebody_else_drops_a_batch_that_was_read_while_anothe
         await world.until(ahead, running)
         await world.sink_all(group="another", stretch_records_max=333)
         gate.open.set()
-        await world.until(world.all_committed, running)
-        assert running.sink.held_bytes == 0
+        await landed(world, running)
     assert max(receives.sizes) >= IN_THREAD_RECORDS
     assert sorted(ids(await world.lines())) == list(range(MANY))
     await world.check_whole()

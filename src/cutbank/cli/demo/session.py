@@ -28,8 +28,9 @@ from cutbank.transports.base import StreamConfig, Transport
 POLL_S = 0.25
 """Seconds between two looks at the log."""
 
-STALL_S = 60.0
-"""A wait is given up when nothing has moved for so long: longer than a killed service's lease and restart."""
+STALL_S = 180.0
+"""A wait is given up when nothing has moved for so long: longer than a killed service's lease and restart, and than a
+scorer's first start on a busy machine, which compiles its kernels."""
 
 FLUSHES_MAX = 5
 """How often the sink is started and stopped until everything is in objects."""
