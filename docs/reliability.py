@@ -61,6 +61,10 @@ FAULTS = (
                 "simulation:kill_points/between claim and object+simulation:kill_points/between object and commit",
             ),
             ("real kills", "chaos:points/between claim and object+chaos:points/between object and commit"),
+            (
+                "of these with the next stretch read",
+                "simulation:kill_points/with one stretch on its way into objects and the next one read",
+            ),
             ("races for a claim lost, the other's finished", "simulation:counters/cutbank_claims_adopted_total"),
         ),
         ("test_a_crash_at_any_put_is_finished_by_the_next_owner",),
@@ -84,7 +88,16 @@ FAULTS = (
         "restarted with another prefix, time zone, format, compression and other partition keys; 50 partition values "
         "open",
         "a claim is finished in its own layout; the new one begins with the next claim",
-        (("layouts", "simulation:layouts#"), ("objects written in them", "simulation:layouts")),
+        (
+            ("layouts", "simulation:layouts#"),
+            ("objects written in them", "simulation:layouts"),
+            (
+                "put by another than who claimed them",
+                "simulation:handovers/objects put by another than who claimed them",
+            ),
+            ("finished, and then claimed otherwise", "simulation:handovers/then claimed in another layout"),
+            ("kills with 50 values open", "simulation:kill_points/with 50 partition values open"),
+        ),
         (
             "test_the_next_owner_finishes_as_it_was_begun_and_then_changes",
             "test_settings_that_change_over_crashes_lose_and_repeat_nothing",
@@ -137,6 +150,7 @@ FAULTS = (
         "memory stays bounded, the position is held, the lag is made up",
         (
             ("simulated outages", "simulation:events/outage"),
+            ("of a minute to four", "simulation:events/long outage"),
             ("spells of failing and slow calls", "simulation:events/bad weather"),
         ),
         (
